@@ -1,0 +1,5 @@
+"""``python -m streamparity.cli``."""
+
+from . import main
+
+main()

@@ -1,0 +1,142 @@
+"""What several commands share: parsing of lists, notes, progress, results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..errors import StreamparityError
+
+
+class IntList(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click only
+    """Comma-separated whole numbers, such as ``70,1``."""
+
+    name = "N,N,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """Parse; anything else is a usage error."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(int(part) for part in str(value).strip("[]").split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of whole numbers separated by commas", param, ctx)
+
+
+INT_LIST = IntList()
+
+tolerance_options = [
+    click.option("--atol", type=click.FloatRange(min=0), help="Absolute tolerance; default: by dtype."),
+    click.option("--rtol", type=click.FloatRange(min=0), help="Relative tolerance; default: by dtype."),
+]
+report_options = [
+    click.option("--html", "html_target", metavar="FILE", help="Write a page."),
+    click.option("--junit", "junit_target", metavar="FILE", help="Write JUnit XML, a test case per tensor."),
+]
+streaming_options = [
+    click.option(
+        "--att-context",
+        type=INT_LIST,
+        metavar="L,R",
+        help="Attention context in encoder frames; default: the model's first.",
+    ),
+    click.option(
+        "--chunk-size",
+        type=click.IntRange(min=1),
+        help="Encoder frames per chunk (NeMo setup_streaming_params), for models with unlimited context.",
+    ),
+    click.option("--shift-size", type=click.IntRange(min=1), help="Encoder frames by which the stream moves on."),
+    click.option("--cache-drop-size", type=click.IntRange(min=0), help="Newest encoder frames kept out of the caches."),
+]
+
+
+def with_options(options: list[Callable[[Any], Any]]) -> Callable[[Any], Any]:
+    """Decorate a command with several options, in the order given."""
+
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def note(line: str) -> None:
+    """A remark, on standard error."""
+    click.echo(f"note: {line}", err=True)
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on standard error where that is a terminal, else nothing."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task(title, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def write_text(text: str, target: str) -> None:
+    """Write to a file, or to standard output for ``-``."""
+    from ..dump.atomic import write_bytes
+
+    if target == "-":
+        click.echo(text, nl=False)
+    elif Path(target).is_file() or not Path(target).exists():
+        write_bytes(Path(target), text.encode())
+    else:
+        Path(target).write_text(text, encoding="utf-8")  # a device or a pipe
+
+
+def write_json(document: Mapping[str, Any], target: str) -> None:
+    """Write a document to a file, or to standard output for ``-``."""
+    write_text(json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n", target)
+
+
+def check_writable(*targets: str | None) -> None:
+    """Refuse files that cannot be written, and two reports on standard output, before any work is done."""
+    if sum(target == "-" for target in targets) > 1:
+        raise StreamparityError("two reports cannot both go to standard output", "give all but one of them a file")
+    for target in targets:
+        if target is None or target == "-":
+            continue
+        if Path(target).is_dir():
+            raise StreamparityError(f"{target} is a folder", "give a file")
+        if not Path(target).resolve().parent.is_dir():
+            raise StreamparityError(f"the folder of {target} does not exist", "make it first")
+
+
+def conclude(
+    result: Mapping[str, Any],
+    *,
+    json_target: str | None = None,
+    html_target: str | None = None,
+    junit_target: str | None = None,
+    markdown_target: str | None = None,
+) -> int:
+    """Write the reports asked for, print the table unless one of them is standard output.
+
+    Returns:
+        The exit code: 0 for a pass, 1 for a fail.
+    """
+    from ..report.html import html
+    from ..report.junit import junit
+    from ..report.markdown import markdown
+    from ..report.terminal import render
+
+    if json_target is not None:
+        write_json(result, json_target)
+    for target, report in ((html_target, html), (junit_target, junit), (markdown_target, markdown)):
+        if target is not None:
+            write_text(report(result), target)
+    if "-" not in (json_target, html_target, junit_target, markdown_target):
+        render(result)
+    return 0 if result["verdict"] == "pass" else 1

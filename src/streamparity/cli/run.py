@@ -1,0 +1,82 @@
+"""``streamparity run``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .common import check_writable, conclude, note, progress_bar, report_options, tolerance_options, with_options
+
+
+def _settings(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    settings = {}
+    for value in values:
+        key, equals, text = value.partition("=")
+        if not equals:
+            raise click.BadParameter(f"{value!r} is not KEY=VALUE")
+        settings[key] = text
+    return settings
+
+
+@click.command("run")
+@click.option("--backend", required=True, help="torch, ort, or the name of an installed backend.")
+@click.option("--model", type=click.Path(path_type=Path), required=True, help="The model under test.")
+@click.option("--reference", type=click.Path(path_type=Path), required=True, help="A dump of the NeMo model.")
+@click.option(
+    "--mode",
+    type=click.Choice(["closed-loop", "functional"]),
+    default="closed-loop",
+    show_default=True,
+    help="closed-loop: the model's own caches are fed back; functional: every step gets the reference's.",
+)
+@click.option("--taps", multiple=True, metavar="GLOB", help="Taps to compare; default: all that the dump has.")
+@click.option("--chunks", "limit", type=click.IntRange(min=1), help="Stop after so many chunks.")
+@click.option("--save", type=click.Path(path_type=Path), help="Write what the model returned as a dump.")
+@click.option("--force", is_flag=True, help="Let --save replace an earlier dump.")
+@with_options(tolerance_options)
+@click.option("--allow-unmatched", multiple=True, metavar="GLOB", help="Taps that the model may lack.")
+@click.option("--allow-model-mismatch", is_flag=True, help="Accept a dump of another model.")
+@click.option(
+    "-o", "--option", "settings", multiple=True, metavar="KEY=VALUE", callback=_settings, help="Backend option."
+)
+@click.option("--json", "json_target", metavar="FILE", help="Write the result document; - for standard output.")
+@with_options(report_options)
+def command(
+    backend: str,
+    model: Path,
+    reference: Path,
+    mode: str,
+    taps: tuple[str, ...],
+    limit: int | None,
+    save: Path | None,
+    force: bool,
+    atol: float | None,
+    rtol: float | None,
+    allow_unmatched: tuple[str, ...],
+    allow_model_mismatch: bool,
+    settings: dict[str, str],
+    **targets: str | None,
+) -> int:
+    """Drive a model through a dump's chunks, its caches fed back, and compare every stage."""
+    from ..comparison import TolerancePolicy
+    from ..dump import DumpReader
+    from ..run import RunOptions, run
+
+    check_writable(*targets.values())
+    options = RunOptions(
+        backend=backend,
+        model=model,
+        mode="functional" if mode == "functional" else "closed-loop",
+        taps=taps,
+        limit=limit,
+        save=save,
+        force=force,
+        policy=TolerancePolicy(atol, rtol),
+        allow_unmatched=allow_unmatched,
+        allow_model_mismatch=allow_model_mismatch,
+        settings=settings,
+    )
+    with progress_bar(f"run {backend}") as progress:
+        result = run(DumpReader(reference), options, progress, note)
+    return conclude(result, **targets)

@@ -1,0 +1,67 @@
+"""The result document, schema ``streamparity.result/1`` (docs/result.md)."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from typing import Any
+
+from ..provenance import versions
+
+SCHEMA = "streamparity.result/1"
+
+
+def build(
+    comparison: Mapping[str, Any],
+    *,
+    mode: str,
+    backend: str | None,
+    model_sha256: str | None,
+    reference_sha256: str | None,
+    started: datetime,
+    candidate_sha256: str | None = None,
+    math: Mapping[str, Any] | None = None,
+    threads: int | None = None,
+    tokens: Mapping[str, Any] | None = None,
+    timing: Mapping[str, Any] | None = None,
+    diagnosis: tuple[Mapping[str, Any], ...] = (),
+    notes: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """Put a finished comparison into the result document.
+
+    ``model_sha256`` is that of the NeMo model that the model under test came from, ``candidate_sha256`` that of the
+    file under test, ``reference_sha256`` that of the reference's ``dump.json``; ``None`` where there is none to tell.
+    Unequal tokens make the verdict ``fail`` whatever the tensors say.
+    """
+    objections = list(comparison["objections"])
+    if tokens is not None and not tokens["equal"]:
+        objections.append("the decoded tokens differ")
+    return {
+        "schema": SCHEMA,
+        "verdict": "fail" if objections else "pass",
+        "objections": objections,
+        "mode": mode,
+        "backend": backend,
+        "provenance": {
+            "command": sys.argv,
+            "versions": versions(),
+            "model_sha256": model_sha256,
+            "candidate_sha256": candidate_sha256,
+            "reference_sha256": reference_sha256,
+            "host": platform.platform(),
+            "threads": threads,
+            "math": dict(math or {"tf32": None}),
+            "started": started.astimezone(timezone.utc).isoformat(timespec="seconds"),
+        },
+        "chunks": comparison["chunks"],
+        "coverage": comparison["coverage"],
+        "tensors": comparison["tensors"],
+        "first_divergence": comparison["first_divergence"],
+        "localization": None,
+        "diagnosis": [dict(finding) for finding in diagnosis],
+        "tokens": None if tokens is None else dict(tokens),
+        "timing": None if timing is None else dict(timing),
+        "notes": list(notes),
+    }

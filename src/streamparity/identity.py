@@ -1,0 +1,83 @@
+"""Do a dump and a model under test belong together?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .contract import CONTRACT, Contract, check_against
+from .dump import DumpReader
+from .errors import StreamparityError
+from .provenance import file_sha256
+from .runners import Runner
+from .runners.onnx_graph import OnnxGraph
+
+
+def check_identity(
+    runner: Runner, reference: DumpReader, model: Path, allow_mismatch: bool
+) -> tuple[str | None, list[str]]:
+    """Make sure that model and dump belong together.
+
+    Args:
+        runner: the opened model, which may know what it was made from.
+        reference: the dump.
+        model: file or folder of the model under test; a ``contract.json`` beside it must hold.
+        allow_mismatch: accept a dump of another model.
+
+    Returns:
+        Hash of the NeMo model that the model under test came from, ``None`` where that cannot be told; and lines that
+        the user should see.
+
+    Raises:
+        StreamparityError: they do not belong together, or the contract does not hold.
+    """
+    notes = []
+    identity = runner.model_sha256
+    path = model / "encoder.onnx" if model.is_dir() else model
+    contract_path = path.parent / CONTRACT
+    if identity is None and contract_path.is_file():
+        contract = Contract.read(contract_path)
+        if path.name in contract.graphs:
+            _check_contract(contract, path, reference)
+            notes += _changed_files(contract, path.parent)
+            identity = contract.model["sha256"]
+        else:
+            notes.append(f"{contract_path} does not speak of {path.name}: its ports speak for themselves")
+    elif identity is None:
+        notes.append(f"no {CONTRACT} beside the model: its ports speak for themselves")
+    expected = reference.manifest.model["sha256"]
+    if identity is not None and identity != expected:
+        if not allow_mismatch:
+            raise StreamparityError(
+                f"the dump is of another model: {expected[:12]}... ({reference.manifest.model['id']}), "
+                f"the model under test is of {identity[:12]}...",
+                "dump the model under test, or pass --allow-model-mismatch",
+            )
+        notes.append("the dump is of another model than the one under test, as allowed")
+    return identity, notes
+
+
+def _check_contract(contract: Contract, graph_path: Path, reference: DumpReader) -> None:
+    graph = OnnxGraph(graph_path)
+    ports = {port.name: (port.dtype, port.shape) for port in [*graph.inputs, *graph.outputs]}
+    problems = check_against(contract, graph_path.name, ports)
+    ours, theirs = reference.manifest.streaming.to_json(), contract.streaming.to_json()
+    problems += [
+        f"{key} is {theirs[key]} in the export and {ours[key]} in the dump" for key in ours if ours[key] != theirs[key]
+    ]
+    if problems:
+        raise StreamparityError(
+            f"the contract beside {graph_path.name} does not hold: {problems[0]}"
+            + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""),
+            "export and dump with the same --att-context, or move contract.json away to run on the ports alone",
+        )
+
+
+def _changed_files(contract: Contract, folder: Path) -> list[str]:
+    """A line for every graph or weights file that is no longer what was exported."""
+    promised = {name: graph["sha256"] for name, graph in contract.graphs.items()}
+    promised |= {f"{name}.data": graph["weights_sha256"] for name, graph in contract.graphs.items()}
+    return [
+        f"{name} was changed after it was exported (its hash is not the contract's)"
+        for name, sha256 in promised.items()
+        if sha256 is not None and (folder / name).is_file() and file_sha256(folder / name) != sha256
+    ]

@@ -1,0 +1,197 @@
+"""``streamparity run``: a model under test against a reference dump, from the two alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .candidate import CandidateDump
+from .comparison import Comparator, TolerancePolicy, compare_tokens, incomplete, select
+from .comparison.facts import CandidateFacts
+from .comparison.result import build
+from .decode import CandidateDecoder
+from .dump import DumpReader
+from .errors import StepFailed, StreamparityError
+from .identity import check_identity
+from .localize.diagnosis import diagnose
+from .loop import CandidateChunk, ChunkFailure, Mode, drive, total_chunks
+from .progress import Note, Progress, no_note, no_progress
+from .provenance import file_sha256
+from .runners import Runner, RunnerOptions, backend
+from .tensors import TensorSpec
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What to run and how to judge it; see ``streamparity run --help``."""
+
+    backend: str
+    model: Path
+    mode: Mode = "closed-loop"
+    taps: Sequence[str] = ()
+    limit: int | None = None
+    save: Path | None = None
+    force: bool = False
+    policy: TolerancePolicy = field(default_factory=TolerancePolicy)
+    allow_unmatched: Sequence[str] = ()
+    allow_model_mismatch: bool = False
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+def run(
+    reference: DumpReader,
+    options: RunOptions,
+    progress: Progress = no_progress,
+    note: Note = no_note,
+) -> dict[str, Any]:
+    """Drive a model through the reference's chunks and compare everything it returns.
+
+    Args:
+        reference: the dump.
+        options: backend, model, mode, tolerances.
+        progress: called with chunks done and chunks in all.
+        note: called with lines the user should see.
+
+    Returns:
+        The result document (docs/result.md).
+
+    Raises:
+        BackendMissing: a library or device is missing.
+        StreamparityError: the model cannot be used with this reference.
+    """
+    if options.save is not None and options.save.resolve() == reference.folder.resolve():
+        raise StreamparityError(f"--save {options.save} is the reference itself", "save to another folder")
+    # What a model is fed, the preprocessor's output among it, comes from the dump: there is nothing to compare.
+    specs = select([spec for spec in reference.manifest.tensors if spec.kind != "input"], options.taps)
+    runner_class = backend(options.backend)
+    runner_class.check_settings(options.settings)
+    runner = runner_class.open(
+        options.model,
+        RunnerOptions(
+            taps=[spec.label for spec in specs if spec.kind == "tap"],
+            decoder_taps=[spec.label for spec in specs if spec.kind == "decoder"],
+            streaming=reference.manifest.streaming,
+            settings=options.settings,
+        ),
+    )
+    with closing(runner):
+        identity, notes = check_identity(runner, reference, options.model, options.allow_model_mismatch)
+        specs, out_of_scope = _scope(specs, runner, reference)
+        notes = [*runner.notes, *notes, *out_of_scope, *incomplete(reference)]
+        for line in notes:
+            note(line)
+        return run_opened(runner, reference, specs, options, identity, tuple(notes), progress)
+
+
+def run_opened(
+    runner: Runner,
+    reference: DumpReader,
+    specs: Sequence[TensorSpec],
+    options: RunOptions,
+    identity: str | None = None,
+    notes: tuple[str, ...] = (),
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """As :func:`run`, with a runner that is open already, its origin known and the tensors to compare chosen."""
+    started = datetime.now(timezone.utc)
+    total = total_chunks(reference, options.limit)
+    wanted = {spec.label for spec in specs}
+    unmatched = {label: reason for label, reason in runner.unmatched.items() if label in wanted}
+    policy = replace(options.policy, arithmetic=runner.arithmetic)
+    comparator = Comparator(specs, total, policy, options.allow_unmatched)
+    comparator.mark_unmatched(unmatched)
+    decoder = _decoder(runner, reference)
+    saved = None
+    if options.save is not None:
+        facts = CandidateFacts(
+            scope=tuple(spec.name for spec in specs),
+            unmatched=unmatched,
+            requested_chunks=total,
+            allow_unmatched=tuple(options.allow_unmatched),
+            atol=policy.atol,
+            rtol=policy.rtol,
+            arithmetic=policy.arithmetic,
+        )
+        producer = {"backend": options.backend, "mode": options.mode, "threads": runner.threads, "math": runner.math}
+        saved = CandidateDump(options.save, reference, facts, producer, options.force)
+    failure = None
+    step_ms, overhead_ms = [], []
+    for driven in drive(runner, reference, options.mode, options.limit):
+        done = _decoded(driven, decoder)
+        if isinstance(done, ChunkFailure):
+            failure = done
+            comparator.fail_step(done.index, done.message, done.module)
+            break
+        comparator.add(done.index, done.reference, done.tensors)
+        step_ms.append(done.step_ms)
+        overhead_ms.append(done.overhead_ms)
+        if saved is not None:
+            saved.write(done)
+        progress(done.index + 1, total)
+    labels = None if decoder is None else decoder.labels
+    if saved is not None:
+        saved.finish(labels, failure)
+    comparison = comparator.finish()
+    return build(
+        comparison,
+        mode=options.mode,
+        backend=options.backend,
+        model_sha256=identity,
+        candidate_sha256=file_sha256(options.model) if options.model.is_file() else None,
+        reference_sha256=reference.sha256,
+        started=started,
+        math=runner.math,
+        threads=runner.threads,
+        tokens=compare_tokens(reference, labels, comparator.compared_chunks),
+        timing=_timing(step_ms, overhead_ms),
+        notes=notes,
+        diagnosis=tuple(diagnose(comparison, runner, reference)),
+    )
+
+
+def _scope(specs: Sequence[TensorSpec], runner: Runner, reference: DumpReader) -> tuple[list[TensorSpec], list[str]]:
+    """Leave out decoder tensors where there is no decoder under test."""
+    decoder = reference.manifest.decoder
+    if decoder is None or not any(spec.kind == "decoder" for spec in specs):
+        return list(specs), []
+    encoder_only = [spec for spec in specs if spec.kind != "decoder"]
+    if runner.transducer is None:
+        return encoder_only, ["the model under test has no decoder_joint: the encoder alone is compared"]
+    if decoder.kind != "rnnt":
+        return encoder_only, [f"decoding of {decoder.kind} models is not compared: the encoder alone is"]
+    return list(specs), []
+
+
+def _decoder(runner: Runner, reference: DumpReader) -> CandidateDecoder | None:
+    """What decodes the candidate, where it has a predictor and joint and the rules are known."""
+    rules = reference.manifest.decoder
+    if runner.transducer is None or rules is None or rules.kind != "rnnt":
+        return None
+    return CandidateDecoder(runner.transducer, rules)
+
+
+def _decoded(done: CandidateChunk | ChunkFailure, decoder: CandidateDecoder | None) -> CandidateChunk | ChunkFailure:
+    """Add what decoding computes to a chunk."""
+    if decoder is None or isinstance(done, ChunkFailure):
+        return done
+    try:
+        described = decoder.chunk(done.tensors)
+    except StepFailed as failure:
+        return ChunkFailure(done.index, failure.message, failure.module)
+    return replace(done, tensors={**done.tensors, **{spec.name: array for spec, array in described}})
+
+
+def _timing(step_ms: Sequence[float], overhead_ms: Sequence[float]) -> dict[str, Any] | None:
+    if not step_ms:
+        return None
+    p50, p95 = np.percentile(step_ms, [50, 95])
+    return {
+        "step_ms": {"p50": float(p50), "p95": float(p95)},
+        "overhead_ms": {"p50": float(np.median(overhead_ms))},
+    }

@@ -1,0 +1,116 @@
+"""What a backend must be able to do."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ..errors import StreamparityError
+from ..schedule import StreamingConfig
+from ..tensors import Array
+from .transducer import Transducer
+
+
+@dataclass(frozen=True)
+class RunnerOptions:
+    """What a runner is opened with.
+
+    Attributes:
+        taps: labels of the inner encoder tensors wanted, such as ``encoder.layers.0.self_attn``.
+        decoder_taps: labels of the decoder tensors wanted.
+        streaming: the reference's streaming configuration; a backend whose model has it baked in ignores it.
+        settings: the backend's own ``--option`` values.
+    """
+
+    taps: Sequence[str] = ()
+    decoder_taps: Sequence[str] = ()
+    streaming: StreamingConfig | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StepInput:
+    """One chunk, apart from the caches.
+
+    Attributes:
+        audio_signal: features ``[B, mel, T]``.
+        length: valid frames ``[B]``.
+        drop: encoder frames that the schedule drops after subsampling; exports have it baked in.
+        last: whether the reference kept all outputs of this chunk.
+    """
+
+    audio_signal: Array
+    length: Array
+    drop: int
+    last: bool
+
+
+class Runner(ABC):
+    """A model under test. It holds the caches, so that they can stay where the backend computes.
+
+    Attributes:
+        name: the backend's name on the command line.
+        settings_known: the ``--option`` keys it takes, with a line of help each.
+        model_sha256: hash of the NeMo model that the model under test came from, where that is known.
+        unmatched: taps asked for that the model does not have, with the reason.
+        transducer: predictor and joint, where the model has them.
+        math: arithmetic settings that move numbers.
+        arithmetic: dtype in which the model computes, where the arrays it returns do not say.
+        threads: threads per operator, where the backend says.
+        notes: lines that the user should see.
+        bakes_drop: the model always drops ``drop_extra_pre_encoded`` frames, whatever the step asks for.
+        backend_ms: time that the last step spent inside the backend, its own bookkeeping excepted.
+    """
+
+    name: ClassVar[str]
+    settings_known: ClassVar[Mapping[str, str]] = {}
+
+    def __init__(self) -> None:
+        self.model_sha256: str | None = None
+        self.unmatched: dict[str, str] = {}
+        self.transducer: Transducer | None = None
+        self.math: dict[str, Any] = {"tf32": None}
+        self.arithmetic: str | None = None
+        self.threads: int | None = None
+        self.notes: list[str] = []
+        self.bakes_drop = False
+        self.backend_ms = 0.0
+
+    @classmethod
+    @abstractmethod
+    def open(cls, model: Path, options: RunnerOptions) -> Runner:
+        """Load the model; the settings are known to be ones that it takes.
+
+        Raises:
+            BackendMissing: a library or device is missing.
+            StreamparityError: the model cannot be used.
+        """
+
+    @abstractmethod
+    def set_caches(self, caches: Mapping[str, Array]) -> None:
+        """Put caches in place for the next step: ``cache_last_channel``, ``cache_last_time`` and its length."""
+
+    @abstractmethod
+    def step(self, chunk: StepInput) -> dict[str, Array]:
+        """Run one chunk and keep the caches it returns for the next.
+
+        Returns:
+            Output ports as ``out/NAME`` and taps as ``tap/LABEL``.
+
+        Raises:
+            StepFailed: the model could not run the chunk.
+        """
+
+    def close(self) -> None:  # noqa: B027 (most backends have nothing to release)
+        """Release what the backend holds."""
+
+    @classmethod
+    def check_settings(cls, settings: Mapping[str, str]) -> None:
+        """Refuse settings that the backend does not know."""
+        for key in settings:
+            if key not in cls.settings_known:
+                known = ", ".join(f"{name} ({text})" for name, text in cls.settings_known.items())
+                raise StreamparityError(f"backend {cls.name} has no option {key!r}", f"it takes: {known or 'none'}")

@@ -1,0 +1,192 @@
+"""An exported graph: its ports, and which of its tensors a NeMo module path means.
+
+The exporter keeps module paths in node names: ``/layers.0/feed_forward1/linear1/MatMul`` was traced inside
+``layers.0.feed_forward1.linear1``, and ``/pre_encode/conv/conv.2/Conv`` inside the ``Sequential`` member
+``pre_encode.conv.2``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import BackendMissing, StreamparityError, first_line
+from ..tensors import ENCODER_INPUTS, ENCODER_OUTPUTS
+
+STATELESS_HINT = (
+    "export it with cache support: model.set_export_config({'cache_support': 'True'}) before model.export, "
+    "or streamparity export"
+)
+FLOATS = {1: "float32", 10: "float16", 11: "float64", 16: "bfloat16"}
+ELEMENT_TYPES = {**FLOATS, 2: "uint8", 3: "int8", 5: "int16", 6: "int32", 7: "int64", 9: "bool"}
+
+
+@dataclass(frozen=True)
+class GraphPort:
+    """A named input or output of a graph; a symbolic extent is a name, an unknown one ``None``."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str | None, ...]
+
+
+class OnnxGraph:
+    """An ONNX file without its external weights.
+
+    Args:
+        path: the ``.onnx`` file.
+
+    Raises:
+        BackendMissing: onnx is not installed.
+        StreamparityError: missing, truncated or not ONNX.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            import onnx
+        except ImportError as error:
+            raise BackendMissing(f"onnx cannot be imported: {error}", "pip install 'streamparity[onnx]'") from None
+        if not path.is_file():
+            raise StreamparityError(f"{path} does not exist", "give an .onnx file, or export one: streamparity export")
+        if path.suffix == ".nemo":
+            raise StreamparityError(f"{path} is a .nemo, not an ONNX graph", "export it, or use --backend torch")
+        self.path = path
+        try:
+            self.proto = onnx.load(str(path), load_external_data=False)
+        except Exception as error:  # protobuf's own exception types vary by implementation
+            raise _damaged(path, first_line(error)) from None
+        if not self.proto.graph.output:
+            raise _damaged(path, "the graph has no outputs")
+        self._check_weights()
+
+    def _check_weights(self) -> None:
+        """Refuse a graph whose external weights are missing or cut short."""
+        for tensor in self.proto.graph.initializer:
+            entries = {entry.key: entry.value for entry in tensor.external_data}
+            if "location" not in entries:
+                continue
+            weights = self.path.parent / entries["location"]
+            end = int(entries.get("offset", 0)) + int(entries.get("length", 0))
+            if not weights.is_file() or weights.stat().st_size < end:
+                raise StreamparityError(
+                    f"{self.path}: its weights file {weights.name} is missing or truncated",
+                    "copy it from where the graph was exported: the two belong together",
+                )
+
+    @property
+    def inputs(self) -> list[GraphPort]:
+        """Inputs, without the weights that old exporters list among them."""
+        weights = {tensor.name for tensor in self.proto.graph.initializer}
+        return [_port(value) for value in self.proto.graph.input if value.name not in weights]
+
+    @property
+    def outputs(self) -> list[GraphPort]:
+        """Outputs."""
+        return [_port(value) for value in self.proto.graph.output]
+
+    @property
+    def opset(self) -> int:
+        """Version of the default operator set."""
+        return next((int(item.version) for item in self.proto.opset_import if item.domain in ("", "ai.onnx")), 0)
+
+    def tap_tensors(self, taps: Iterable[str], root: str) -> tuple[dict[str, str], dict[str, str]]:
+        """Find the graph's own tensor for each tap.
+
+        A module's output is the last floating-point tensor computed in its scope that a node outside the scope uses, or
+        that is an output of the graph.
+
+        Args:
+            taps: tap labels.
+            root: what to strip from a label to get a path in this graph, such as ``encoder.``.
+
+        Returns:
+            ``{tap: tensor name}``, and ``{tap: reason}`` for those without counterpart.
+        """
+        nodes = list(self.proto.graph.node)
+        scopes = [module_path(node.name) for node in nodes]
+        users: dict[str, list[str]] = {}
+        for node, scope in zip(nodes, scopes, strict=True):
+            for name in node.input:
+                users.setdefault(name, []).append(scope)
+        outputs, types = {port.name for port in self.outputs}, self._types()
+        found, reasons = {}, {}
+        for tap in taps:
+            path = tap.removeprefix(root)
+            inside = [node for node, scope in zip(nodes, scopes, strict=True) if _within(scope, path)]
+            computed = [
+                (name, node)
+                for node in inside
+                if not node.op_type.startswith("Constant")
+                for name in node.output
+                if types.get(name, 1) in FLOATS
+            ]
+            used = [(n, node) for n, node in computed if any(not _within(user, path) for user in users.get(n, []))]
+            leaving = used or [(name, node) for name, node in computed if name in outputs]
+            if not inside:
+                reasons[tap] = f"no node of the graph is named after {path} (renamed or fused by an optimiser?)"
+            elif not leaving:
+                reasons[tap] = f"no floating-point tensor leaves {path} in the graph (fused into its neighbours?)"
+            elif _folded(leaving[-1][1]):
+                reasons[tap] = f"the exporter folded {path} with the batch norm that follows it"
+            else:
+                found[tap] = leaving[-1][0]
+        return found, reasons
+
+    def _types(self) -> dict[str, int]:
+        from onnx import shape_inference
+
+        inferred = shape_inference.infer_shapes(self.proto)
+        values = [*inferred.graph.value_info, *inferred.graph.output]
+        return {value.name: value.type.tensor_type.elem_type for value in values}
+
+    def with_outputs(self, names: Sequence[str]) -> bytes:
+        """The graph, serialised, with inner tensors marked as outputs."""
+        import onnx
+
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self.proto)
+        present = {value.name for value in proto.graph.output}
+        for name in dict.fromkeys(names):
+            if name not in present:
+                proto.graph.output.append(onnx.ValueInfoProto(name=name))
+        data: bytes = proto.SerializeToString()
+        return data
+
+
+def module_path(node_name: str) -> str:
+    """``/layers.0/conv/depthwise_conv/Conv`` to ``layers.0.conv.depthwise_conv``."""
+    parts: list[str] = []
+    for segment in node_name.strip("/").split("/")[:-1]:
+        if parts and segment.startswith(parts[-1] + "."):
+            parts[-1] = segment  # a member of a Sequential repeats its parent's name
+        else:
+            parts.append(segment)
+    return ".".join(parts)
+
+
+def _within(scope: str, path: str) -> bool:
+    return scope == path or scope.startswith(path + ".")
+
+
+def _folded(node: Any) -> bool:
+    """Whether a convolution's weights are no longer the module's own: torch's exporter then renames them."""
+    return bool(node.op_type == "Conv" and node.input[1].startswith("onnx::"))
+
+
+def _port(value: Any) -> GraphPort:
+    tensor = value.type.tensor_type
+    shape = tuple(dim.dim_value if dim.HasField("dim_value") else (dim.dim_param or None) for dim in tensor.shape.dim)
+    return GraphPort(value.name, ELEMENT_TYPES.get(tensor.elem_type, str(tensor.elem_type)), shape)
+
+
+def _damaged(path: Path, why: str) -> StreamparityError:
+    return StreamparityError(f"{path} is truncated or not an ONNX file: {why}", "export or copy it again")
+
+
+def missing_ports(inputs: Mapping[str, str], outputs: Mapping[str, str]) -> list[str]:
+    """Canonical encoder ports that a graph lacks, given its canonical names; without them it cannot stream."""
+    return [name for name in ENCODER_INPUTS if name not in inputs] + [
+        name for name in ENCODER_OUTPUTS if name not in outputs
+    ]

@@ -1,0 +1,226 @@
+"""ONNX Runtime: an exported encoder, and ``decoder_joint`` where it lies beside it."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..dump.decoder import PREDICTION
+from ..errors import BackendMissing, StepFailed, StreamparityError, first_line
+from ..tensors import (
+    CACHE_FEEDBACK,
+    DECODER_INPUTS,
+    DECODER_OUTPUTS,
+    ENCODER_INPUTS,
+    ENCODER_OUTPUTS,
+    Array,
+    canonical_names,
+)
+from .base import Runner, RunnerOptions, StepInput
+from .onnx_graph import STATELESS_HINT, OnnxGraph, missing_ports, module_path
+from .transducer import State, TransducerStep
+
+OPTIMISATION = {"disable": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "all": "ORT_ENABLE_ALL"}
+
+
+def _import_ort() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise BackendMissing(f"onnxruntime cannot be imported: {error}", "pip install 'streamparity[onnx]'") from None
+    onnxruntime.set_default_logger_severity(4)
+    return onnxruntime
+
+
+def create_session(graph: OnnxGraph, outputs: Sequence[str], settings: Mapping[str, str]) -> Any:
+    """A session over a graph with extra outputs; external weights are found beside the file.
+
+    Raises:
+        BackendMissing: the provider asked for is not there.
+        StreamparityError: ONNX Runtime refuses the graph, or a setting has a bad value.
+    """
+    ort = _import_ort()
+    provider = settings.get("provider", "CPUExecutionProvider")
+    if provider not in ort.get_available_providers():
+        raise BackendMissing(
+            f"onnxruntime has no provider {provider}", f"available: {', '.join(ort.get_available_providers())}"
+        )
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = thread_count(settings)
+    level = settings.get("optimization", "all")
+    if level not in OPTIMISATION:
+        raise StreamparityError(f"optimization={level} is unknown", f"use one of {', '.join(OPTIMISATION)}")
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, OPTIMISATION[level])
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(graph.path.parent))
+    try:
+        return ort.InferenceSession(graph.with_outputs(outputs), options, providers=[provider])
+    except Exception as error:  # onnxruntime's exception classes share no public base
+        raise StreamparityError(
+            f"ONNX Runtime refuses {graph.path}: {first_line(error)}", "check the file with `streamparity inspect`"
+        ) from None
+
+
+def thread_count(settings: Mapping[str, str]) -> int:
+    """The ``threads`` setting; 0 lets ONNX Runtime choose."""
+    value = settings.get("threads", "1")
+    if not value.isdigit():
+        raise StreamparityError(f"threads={value} is not a number", "give a whole number, 0 for all cores")
+    return int(value)
+
+
+class OrtRunner(Runner):
+    """Drives an exported encoder with IOBinding: a step's caches are the next step's inputs without being copied."""
+
+    name = "ort"
+    settings_known: ClassVar[Mapping[str, str]] = {
+        "threads": "threads per operator, 0 for all cores; default 1",
+        "provider": "execution provider; default CPUExecutionProvider",
+        "optimization": "graph optimization: disable, basic or all; default all",
+    }
+
+    @classmethod
+    def open(cls, model: Path, options: RunnerOptions) -> OrtRunner:
+        """Load ``encoder.onnx`` (or a folder that has one), and ``decoder_joint.onnx`` beside it."""
+        return cls(model / "encoder.onnx" if model.is_dir() else model, options)
+
+    def __init__(self, path: Path, options: RunnerOptions) -> None:
+        super().__init__()
+        graph = OnnxGraph(path)
+        self.bakes_drop = True
+        self.threads = thread_count(options.settings) or None
+        self._inputs = canonical_names([port.name for port in graph.inputs], ENCODER_INPUTS, str(path))
+        self._outputs = canonical_names([port.name for port in graph.outputs], ENCODER_OUTPUTS, str(path))
+        missing = missing_ports(self._inputs, self._outputs)
+        if missing:
+            raise StreamparityError(
+                f"{path} cannot stream: it has no {', '.join(missing)} (exported without cache support)", STATELESS_HINT
+            )
+        self._dtypes = {port.name: np.dtype(port.dtype) for port in graph.inputs if port.dtype != "bfloat16"}
+        self._taps, self.unmatched = graph.tap_tensors(options.taps, "encoder.")
+        self._session = create_session(graph, list(self._taps.values()), options.settings)
+        self._binding = self._session.io_binding()
+        self._caches: dict[str, Any] = {}
+        decoder = decoder_beside(path)
+        if decoder is not None:
+            self.transducer = OrtTransducer(decoder, options)
+            self.unmatched.update(self.transducer.unmatched)
+
+    def set_caches(self, caches: Mapping[str, Array]) -> None:
+        """Bind copies of ``caches`` for the next step."""
+        from onnxruntime import OrtValue
+
+        for name in CACHE_FEEDBACK.values():
+            array = np.array(caches[name], dtype=self._dtypes[self._inputs[name]], order="C", copy=True)
+            self._caches[name] = OrtValue.ortvalue_from_numpy(array)
+
+    def step(self, chunk: StepInput) -> dict[str, Array]:
+        """One ``session.run``; the caches it returns stay in ONNX Runtime's memory."""
+        binding = self._binding
+        # ONNX Runtime reads these arrays where they are: they must live until the step is done.
+        fed = {"audio_signal": chunk.audio_signal, "length": chunk.length}
+        fed = {name: np.ascontiguousarray(array, self._dtypes[self._inputs[name]]) for name, array in fed.items()}
+        for name, array in fed.items():
+            binding.bind_cpu_input(self._inputs[name], array)
+        for name, value in self._caches.items():
+            binding.bind_ortvalue_input(self._inputs[name], value)
+        # Outputs are bound anew each step: ONNX Runtime would write into last step's, which are now the inputs.
+        binding.clear_binding_outputs()
+        wanted = {f"out/{name}": actual for name, actual in self._outputs.items()}
+        wanted |= {f"tap/{tap}": tensor for tap, tensor in self._taps.items()}
+        bound = list(dict.fromkeys(wanted.values()))
+        for name in bound:
+            binding.bind_output(name)
+        started = time.perf_counter()
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as error:  # onnxruntime's exception classes share no public base
+            raise _step_failed(error) from None
+        self.backend_ms = (time.perf_counter() - started) * 1000
+        values = dict(zip(bound, binding.get_outputs(), strict=True))
+        for given, taken in CACHE_FEEDBACK.items():
+            self._caches[taken] = values[self._outputs[given]]
+        arrays = {name: value.numpy() for name, value in values.items()}
+        return {key: arrays[actual] for key, actual in wanted.items()}
+
+
+def decoder_beside(encoder: Path) -> Path | None:
+    """``decoder_joint.onnx`` beside ``encoder.onnx``, or ``decoder_joint-NAME.onnx`` beside ``encoder-NAME.onnx``."""
+    if "encoder" not in encoder.name:
+        return None
+    path = encoder.with_name(encoder.name.replace("encoder", "decoder_joint", 1))
+    return path if path.is_file() else None
+
+
+class OrtTransducer:
+    """An exported ``decoder_joint``: predictor and joint in one graph.
+
+    Attributes:
+        unmatched: decoder taps that the graph does not have, with the reason.
+    """
+
+    def __init__(self, path: Path, options: RunnerOptions) -> None:
+        graph = OnnxGraph(path)
+        ports = {port.name: port for port in [*graph.inputs, *graph.outputs]}
+        missing = [name for name in (*DECODER_INPUTS, *DECODER_OUTPUTS) if name not in ports]
+        if missing:
+            raise StreamparityError(
+                f"{path} is not a decoder_joint graph: it has no {', '.join(missing)}",
+                "export it with NeMo or streamparity export, or move it away to run the encoder alone",
+            )
+        self._types = {name: np.dtype(port.dtype) for name, port in ports.items()}
+        wanted = [PREDICTION] if PREDICTION in options.decoder_taps else []
+        # In the graph the prediction network's scope is "decoder": the ModuleDict "prediction" leaves no trace.
+        taps, reasons = graph.tap_tensors(["decoder" for _ in wanted], "")
+        self.unmatched = {PREDICTION: reasons["decoder"]} if reasons else {}
+        self._prediction = taps.get("decoder")
+        self._session = create_session(graph, list(taps.values()), options.settings)
+        self._state_shapes = [self._state_shape(ports[name].shape) for name in ("input_states_1", "input_states_2")]
+        self._fetch = ["outputs", "output_states_1", "output_states_2"]
+        if self._prediction is not None:
+            self._fetch.append(self._prediction)
+
+    @staticmethod
+    def _state_shape(shape: Sequence[int | str | None]) -> tuple[int, ...]:
+        layers, _, width = shape
+        if not isinstance(layers, int) or not isinstance(width, int):
+            raise StreamparityError(
+                f"decoder_joint's state has shape {list(shape)}: its size is not known", "export it with fixed sizes"
+            )
+        return layers, 1, width
+
+    def initial_state(self) -> State:
+        """Zeros ``[L, 1, H]`` for each state tensor."""
+        kinds = [self._types["input_states_1"], self._types["input_states_2"]]
+        return tuple(np.zeros(shape, kind) for shape, kind in zip(self._state_shapes, kinds, strict=True))
+
+    def step(self, frame: Array, label: int, state: State) -> TransducerStep:
+        """One ``session.run`` for one frame and label.
+
+        Raises:
+            StepFailed: the graph could not run.
+        """
+        feed = {
+            "encoder_outputs": frame.reshape(1, -1, 1),
+            "targets": np.array([[label]]),
+            "target_length": np.array([1]),
+            "input_states_1": state[0],
+            "input_states_2": state[1],
+        }
+        typed = {name: np.asarray(value, dtype=self._types[name]) for name, value in feed.items()}
+        try:
+            logits, first, second, *prediction = self._session.run(self._fetch, typed)
+        except Exception as error:  # onnxruntime's exception classes share no public base
+            raise _step_failed(error) from None
+        return TransducerStep(logits.reshape(-1), (first, second), prediction[0].reshape(-1) if prediction else None)
+
+
+def _step_failed(error: Exception) -> StepFailed:
+    node = re.search(r"Name:'([^']+)'", str(error))
+    path = module_path(node.group(1)) if node else ""
+    return StepFailed(first_line(error), f"encoder.{path}" if path else None)

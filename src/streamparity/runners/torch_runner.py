@@ -1,0 +1,156 @@
+"""PyTorch: a ``.nemo`` model again, so that dtype, device, ``torch.compile`` or a NeMo version can be checked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..errors import StepFailed, StreamparityError, first_line
+from ..reference.encoder import step_arguments, step_outputs, to_numpy
+from ..reference.nemo import StreamingOptions, configure_streaming, import_torch, load_model
+from ..reference.taps import EncoderTaps
+from ..schedule import StreamingConfig
+from ..tensors import CACHE_FEEDBACK, Array
+from .base import Runner, RunnerOptions, StepInput
+from .transducer import State, TransducerStep
+
+DTYPES = ("float32", "float64", "float16", "bfloat16")
+
+
+class TorchRunner(Runner):
+    """Runs the encoder's ``cache_aware_stream_step`` and the decoder's own ``predict`` and ``joint``."""
+
+    name = "torch"
+    settings_known: ClassVar[Mapping[str, str]] = {
+        "device": "torch device; default cpu",
+        "dtype": f"{', '.join(DTYPES)}; default float32",
+        "compile": "true to run the encoder through torch.compile; default false",
+    }
+
+    @classmethod
+    def open(cls, model: Path, options: RunnerOptions) -> TorchRunner:
+        """Restore a ``.nemo`` file and set it up to stream as the reference did."""
+        return cls(model, options)
+
+    def __init__(self, path: Path, options: RunnerOptions) -> None:
+        super().__init__()
+        torch = import_torch()
+        settings = options.settings
+        dtype = settings.get("dtype", "float32")
+        if dtype not in DTYPES:
+            raise StreamparityError(f"dtype={dtype} is unknown", f"use one of {', '.join(DTYPES)}")
+        if settings.get("compile", "false") not in ("true", "false"):
+            raise StreamparityError(f"compile={settings['compile']} is neither true nor false", "use compile=true")
+        loaded = load_model(str(path), settings.get("device", "cpu"))
+        self.model_sha256 = loaded.sha256
+        self.threads = torch.get_num_threads()
+        self.math = {"tf32": bool(torch.backends.cuda.matmul.allow_tf32), "dtype": dtype}
+        self.arithmetic = dtype
+        self._dtype = getattr(torch, dtype)
+        self._module = loaded.module.to(self._dtype)
+        if options.streaming is not None:
+            match_streaming(self._module, options.streaming)
+        known = {f"encoder.{name}" for name, _ in self._module.encoder.named_modules()}
+        self.unmatched = {tap: "the model has no such module" for tap in options.taps if tap not in known}
+        self._caches: dict[str, Array] = {}
+        self._stack = ExitStack()
+        self._taps = EncoderTaps(self._module, [tap for tap in options.taps if tap in known])
+        self._stack.enter_context(self._taps.recording())
+        self._encode = self._module.encoder.cache_aware_stream_step
+        if settings.get("compile") == "true":
+            self._encode = torch.compile(self._encode)
+        if hasattr(self._module, "joint"):
+            self.transducer = TorchTransducer(self._module, self._dtype)
+
+    def set_caches(self, caches: Mapping[str, Array]) -> None:
+        """Keep ``caches`` for the next step."""
+        self._caches = {name: caches[name] for name in CACHE_FEEDBACK.values()}
+
+    def step(self, chunk: StepInput) -> dict[str, Array]:
+        """One ``cache_aware_stream_step``."""
+        import torch
+
+        inputs = {"audio_signal": chunk.audio_signal, "length": chunk.length, **self._caches}
+        try:
+            with torch.inference_mode():
+                arguments = step_arguments(self._module, inputs, chunk.drop, chunk.last, self._dtype)
+                started = time.perf_counter()
+                returned = self._encode(**arguments)
+                self.backend_ms = (time.perf_counter() - started) * 1000
+        except Exception as error:  # whatever the model's code raises, the model could not run
+            raise StepFailed(first_line(error)) from error
+        outputs = step_outputs(returned)
+        self._caches = {taken: outputs[given] for given, taken in CACHE_FEEDBACK.items()}
+        tensors = {f"out/{name}": array for name, array in outputs.items()}
+        tensors |= {f"tap/{name}": to_numpy(tensor) for name, tensor in self._taps.take().items()}
+        return tensors
+
+    def close(self) -> None:
+        """Remove the hooks."""
+        self._stack.close()
+
+
+def match_streaming(module: Any, streaming: StreamingConfig) -> None:
+    """Set a model up to stream exactly as a dump says its reference did.
+
+    Raises:
+        StreamparityError: this NeMo version or model derives another configuration from the same settings.
+    """
+    context, factor = streaming.att_context_size, streaming.subsampling_factor
+    computed = 1 + (streaming.chunk_size[1] - streaming.sampling_frames[1]) // factor
+    attempts = (
+        StreamingOptions(context),
+        StreamingOptions(context, cache_drop_size=streaming.cache_drop_size),
+        StreamingOptions(context, computed, streaming.shift_size[1] // factor, streaming.cache_drop_size),
+    )
+    for options in attempts:
+        own = configure_streaming(module, options)
+        if own == streaming:
+            return
+    raise StreamparityError(
+        f"the model streams as {own.to_json()} but the reference as {streaming.to_json()}",
+        "use the model that the dump was made from",
+    )
+
+
+class TorchTransducer:
+    """NeMo's prediction network and joint, one frame and label at a time."""
+
+    def __init__(self, module: Any, dtype: Any) -> None:
+        self._module = module
+        self._dtype = dtype
+
+    def initial_state(self) -> State:
+        """Zeros ``[L, 1, H]`` for each state tensor."""
+        import torch
+
+        like = torch.zeros(1, 1, 1, dtype=self._dtype, device=self._module.device)
+        return tuple(to_numpy(part) for part in self._module.decoder.initialize_state(like))
+
+    def step(self, frame: Array, label: int, state: State) -> TransducerStep:
+        """Call ``decoder.predict`` and the joint's methods as greedy decoding does."""
+        try:
+            return self._evaluate(frame, label, state)
+        except Exception as error:  # whatever the model's code raises, the model could not run
+            raise StepFailed(first_line(error), "joint") from error
+
+    def _evaluate(self, frame: Array, label: int, state: State) -> TransducerStep:
+        import torch
+
+        module, device = self._module, self._module.device
+        with torch.inference_mode():
+            target = torch.tensor([[label]], device=device)
+            given = tuple(torch.from_numpy(part).to(device, self._dtype) for part in state)
+            prediction, after, *_ = module.decoder.predict(target, given, add_sos=False, batch_size=1)
+            encoded = torch.from_numpy(np.ascontiguousarray(frame)).to(device, self._dtype).reshape(1, 1, -1)
+            logits = module.joint.joint_after_projection(
+                module.joint.project_encoder(encoded), module.joint.project_prednet(prediction)
+            )
+        return TransducerStep(
+            to_numpy(logits).reshape(-1), tuple(to_numpy(part) for part in after), to_numpy(prediction).reshape(-1)
+        )
