@@ -460,7 +460,7 @@ def test_interruption_exits_130(tmp_path):
             file.truncate(1 << 31)
     command = [sys.executable, "-m", "streamparity.cli", "compare", "a", "b", "--shape", "-1"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    while not files_open(process.pid, tmp_path / "b"):
+    while process.poll() is None and not files_open(process.pid, tmp_path / "b"):
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)

@@ -140,7 +140,7 @@ def test_force_replaces_dumps_only(loaded, tmp_path):
 
 
 def test_memory_does_not_grow_with_the_recording(loaded, tmp_path):
-    """The same model over ten times the audio: the peak may grow by less than the audio itself weighs."""
+    """The same model over ten times the audio: the peak may grow by less than half of what the features weigh."""
     import resource
 
     import numpy as np
@@ -168,4 +168,4 @@ def test_memory_does_not_grow_with_the_recording(loaded, tmp_path):
 
     short, long = peak(60), peak(600)
     feature_kilobytes = 540 * 100 * 128 * 4 // 1024
-    assert long - short < feature_kilobytes // 4
+    assert long - short < feature_kilobytes // 2
