@@ -23,6 +23,7 @@ from typing import Any
 import onnxruntime
 import torch
 
+from nemo_stream import stream
 from streamparity.cli.common import progress_bar
 from streamparity.demo import demo_audio, demo_model, demo_recordings
 from streamparity.dump import DumpReader, Manifest
@@ -124,22 +125,7 @@ def nemo_loop(module: Any, audio: Path) -> int:
 
     buffer = CacheAwareStreamingAudioBuffer(module, pad_and_drop_preencoded=True)
     buffer.append_audio_file(str(audio))
-    channel, time, length = module.encoder.get_initial_cache_state(batch_size=1)
-    hypotheses = None
-    with torch.inference_mode():
-        for signal, signal_length in buffer:
-            returned = module.conformer_stream_step(
-                processed_signal=signal,
-                processed_signal_length=signal_length,
-                cache_last_channel=channel,
-                cache_last_time=time,
-                cache_last_channel_len=length,
-                keep_all_outputs=buffer.is_buffer_empty(),
-                previous_hypotheses=hypotheses,
-                drop_extra_pre_encoded=module.encoder.streaming_cfg.drop_extra_pre_encoded,
-                return_transcription=True,
-            )
-            channel, time, length, hypotheses = returned[2:6]
+    stream(module, buffer)
     return int(buffer.step)
 
 

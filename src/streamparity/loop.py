@@ -17,7 +17,6 @@ from .schedule import chunks
 from .tensors import CACHE_FEEDBACK, ENCODER_INPUTS, ENCODER_OUTPUTS, Array
 
 Mode = Literal["closed-loop", "functional"]
-MODES: tuple[Mode, ...] = ("closed-loop", "functional")
 
 
 @dataclass(frozen=True)

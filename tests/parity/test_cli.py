@@ -304,25 +304,21 @@ def test_a_dump_without_trace_equals_itself(invoke, workshop, tmp_path):
     assert invoke("compare", dump, dump)[0] == 0
 
 
-def test_what_nemo_itself_cannot_run_is_refused(refused, demo_path, speech, tmp_path, monkeypatch):
+def test_what_nemo_itself_cannot_run_is_refused(refused, workshop, demo_path, speech, tmp_path, monkeypatch):
     from streamparity.reference import streamer
 
     def broken(*_arguments, **_keywords):
         raise RuntimeError("The size of tensor a (3) must match\nthe size of tensor b")
 
+    earlier = workshop.reference().folder
     monkeypatch.setattr(streamer, "step_arguments", broken)
-    refused(
-        "NeMo cannot run chunk 0",
-        "dump",
-        demo_path,
-        "--audio",
-        speech,
-        "--out",
-        tmp_path / "d",
-        "--att-context",
-        "70,1",
-    )
+    dump = ["dump", demo_path, "--audio", speech, "--out", tmp_path / "d", "--att-context", "70,1"]
+    refused("NeMo cannot run chunk 0", *dump)
     assert not (tmp_path / "d").exists()
+    shutil.copytree(earlier, tmp_path / "d")
+    (tmp_path / "d" / "thesis.txt").write_text("years of work")
+    refused("NeMo cannot run chunk 0", *dump, "--force")
+    assert [path.name for path in (tmp_path / "d").iterdir()] == ["thesis.txt"]
 
 
 def test_a_bug_is_not_reported_as_a_divergence(refused, monkeypatch, tmp_path):

@@ -145,9 +145,10 @@ class Comparator:
                 self.unmatched.setdefault(tensor.spec.label, "the candidate does not have it")
         met = [tensor for tensor in self.tensors if tensor.seen]
         vacuous = [tensor for tensor in met if tensor.vacuous]
+        objections = self._objections(met, vacuous)
         return {
-            "verdict": "pass" if not self._objections(met, vacuous) else "fail",
-            "objections": self._objections(met, vacuous),
+            "verdict": "fail" if objections else "pass",
+            "objections": objections,
             "chunks": {
                 "total": self.total_chunks,
                 "compared": self.compared_chunks,

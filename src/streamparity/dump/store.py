@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -21,6 +22,7 @@ from .manifest import Manifest
 MANIFEST = "dump.json"
 CHUNKS = "chunks"
 TRACE = "trace.jsonl"
+CHUNK_FILE = re.compile(r"\d{6,}\.safetensors(\.partial)?")
 
 
 def is_dump(path: Path) -> bool:
@@ -32,9 +34,9 @@ def is_unfinished(path: Path) -> bool:
     """Whether ``path`` holds nothing but what a dump killed at its very start, or while it was removed, leaves."""
     if not path.is_dir():
         return False
-    inside = [*path.iterdir(), *(path / CHUNKS).glob("*")]
-    return all(
-        item == path / CHUNKS or item == path / TRACE or item.suffix in (".partial", ".safetensors") for item in inside
+    ours = {CHUNKS, TRACE, f"{MANIFEST}.partial", f"{TRACE}.partial"}
+    return all(item.name in ours for item in path.iterdir()) and all(
+        CHUNK_FILE.fullmatch(item.name) for item in (path / CHUNKS).glob("*")
     )
 
 
@@ -85,18 +87,19 @@ class DumpWriter:
                 f"{self.folder} already exists", "choose another folder, pass --force to replace it, or --resume a dump"
             )
         elif occupied:
-            self._remove_earlier(unfinished)
+            if not is_dump(self.folder) and not unfinished:
+                raise StreamparityError(
+                    f"{self.folder} exists and is not a dump: --force replaces dumps only",
+                    "choose another --out, or remove it yourself",
+                )
+            self._remove()
         (self.folder / CHUNKS).mkdir(parents=True, exist_ok=True)
         for partial in [*self.folder.glob("*.partial"), *(self.folder / CHUNKS).glob("*.partial")]:
             partial.unlink()
         self._write_manifest()
 
-    def _remove_earlier(self, unfinished: bool) -> None:
-        if not is_dump(self.folder) and not unfinished:
-            raise StreamparityError(
-                f"{self.folder} exists and is not a dump: --force replaces dumps only",
-                "choose another --out, or remove it yourself",
-            )
+    def _remove(self) -> None:
+        """Remove a dump's own files and nothing else that may lie beside them."""
         (self.folder / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(self.folder / CHUNKS, ignore_errors=True)
         (self.folder / TRACE).unlink(missing_ok=True)
@@ -131,7 +134,9 @@ class DumpWriter:
     def abandon(self) -> None:
         """Take back a dump to which nothing was written, so that it does not stand in the way of the next."""
         if self.next_chunk == 0:
-            shutil.rmtree(self.folder)
+            self._remove()
+            if not any(self.folder.iterdir()):
+                self.folder.rmdir()
 
     def annotate(self, **facts: Any) -> None:
         """Add facts to ``dump.json``; they are written when the dump is finished."""
