@@ -181,6 +181,11 @@ class DumpReader:
         """Hash of ``dump.json``, which names model, audio, schedule and versions."""
         return hashlib.sha256((self.folder / MANIFEST).read_bytes()).hexdigest()
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all chunks on disk."""
+        return sum(chunk_path(self.folder, index).stat().st_size for index in range(self.chunk_count))
+
     def chunk(self, index: int) -> dict[str, Array]:
         """Every tensor of chunk ``index`` by its key.
 
