@@ -43,11 +43,16 @@ def parse_dtype(name: str) -> DType:
     """
     bare = name.strip().lower()
     order: Literal["<", ">"] = ">" if bare.startswith(">") else "<"
-    bare = bare.lstrip("<>")
+    bare = bare[1:] if bare[:1] in ("<", ">") else bare
     dtype = DTYPES.get(bare) or LONG_NAMES.get(bare) or LONG_NAMES.get(f"{bare}fn")
     if dtype is None:
         raise StreamparityError(f"unknown dtype {name!r}", f"use one of {', '.join(DTYPES)}; >f32 is big-endian")
-    return dtype if dtype.name in EXTENSION_FLOATS else dtype.newbyteorder(order)
+    if dtype.name not in EXTENSION_FLOATS:
+        ordered: DType = dtype.newbyteorder(order)
+        return ordered
+    if order == ">" and dtype.itemsize > 1:
+        raise StreamparityError(f"{name} is not supported: ml_dtypes has no big-endian types", "swap its bytes first")
+    return dtype
 
 
 @cache
@@ -61,5 +66,7 @@ def family(dtype: DType) -> Family | None:
     """What values of a type are compared as; ``None`` for what is no real number."""
     if dtype.name in EXTENSION_FLOATS:
         return "float"
+    if dtype.itemsize > 8:  # long doubles, which float64 does not hold
+        return None
     families: dict[str, Family] = {"f": "float", "i": "integer", "u": "integer", "b": "bool"}
     return families.get(dtype.kind)

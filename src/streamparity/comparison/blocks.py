@@ -49,6 +49,8 @@ def has_units(reference: DType, candidate: DType) -> bool:
 
 def block_of(reference: Array, candidate: Array) -> Block:
     """Bring two flat contiguous arrays of any types that hold real numbers into the form above."""
+    # What is compiled takes aligned arrays that may be written to, as nearly all are; others would be compiled again.
+    reference, candidate = (side if side.flags.behaved else side.copy() for side in (reference, candidate))
     if reference.dtype == candidate.dtype:
         if reference.dtype == np.float32:
             return Block(reference, candidate, reference.view(np.int32), candidate.view(np.int32))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+from ..dtypes import name_of
 from ..dump import DumpReader, is_dump
 from ..dump.files import RawLayout, Tensor, Tensors, is_self_describing
 from ..errors import StreamparityError
@@ -23,6 +25,8 @@ from .tokens import compare_tokens
 from .tolerance import TolerancePolicy, ToleranceRule
 
 WHOLE = View()
+UNKNOWN = RawLayout()
+DEFAULT = TolerancePolicy()
 
 
 def compare(
@@ -70,45 +74,45 @@ def compare(
     Raises:
         StreamparityError: unreadable input, or a dump against a file.
     """
-    started = datetime.now(timezone.utc)
-    _check_percentiles(percentiles)
-    policy = TolerancePolicy(atol, rtol, rules=tuple(rules))
+    settings = _Settings(
+        TolerancePolicy(atol, rtol, rules=tuple(rules)) if atol is not None or rtol is not None or rules else DEFAULT,
+        allow_unmatched,
+        _checked(percentiles),
+        worst,
+        overlap,
+        datetime.now(timezone.utc),
+    )
+    views = (reference_view, candidate_view)
     sides = (reference, candidate)
-    paths = [Path(side) if isinstance(side, str | Path) else None for side in sides]
-    for path in paths:
-        if path is not None and not path.exists():
-            raise StreamparityError(f"{path} does not exist", "check the path")
-    raw = RawLayout(None if shape is None else tuple(shape), dtype, layout)
-    dumps = [path for path in paths if path is not None and is_dump(path)]
-    settings = _Settings(policy, tuple(allow_unmatched), tuple(percentiles), worst, overlap, started)
-    if len(dumps) == 2:
-        if raw != RawLayout() or (reference_view, candidate_view) != (WHOLE, WHOLE):
-            raise StreamparityError(
-                "dumps describe themselves and are compared as they are",
-                "leave out --shape, --dtype, --layout, --permute and --slice",
-            )
-        return _compare_dumps(DumpReader(dumps[0]), DumpReader(dumps[1]), taps, settings)
-    if dumps:
-        raise StreamparityError("one side is a dump and the other is not", "compare two dumps or two files")
-    if raw != RawLayout() and not any(path is not None and not is_self_describing(path, raw) for path in paths):
+    paths = [Path(side) for side in sides if isinstance(side, str | Path)]
+    if not paths:
+        raw = UNKNOWN
+    else:
+        raw = RawLayout(None if shape is None else tuple(shape), dtype, layout)
+        for path in paths:
+            if not path.exists():
+                raise StreamparityError(f"{path} does not exist", "check the path")
+        dumps = [path for path in paths if is_dump(path)]
+        if len(dumps) == 2:
+            _check_no_layout(raw, views)
+            return _compare_dumps(DumpReader(dumps[0]), DumpReader(dumps[1]), taps, settings)
+        if dumps:
+            raise StreamparityError("one side is a dump and the other is not", "compare two dumps or two files")
+    if (shape, dtype, layout) != (None, None, None) and all(is_self_describing(path, raw) for path in paths):
         raise StreamparityError(
             "both sides carry their own shape and dtype",
             "leave out --shape, --dtype and --layout: they are for raw files",
         )
-    return _compare_tensors(
-        tensors_of(reference, raw, reference_view),
-        tensors_of(candidate, raw, candidate_view),
-        settings,
-        in_memory=paths == [None, None],
-    )
+    tensors = [tensors_of(side, raw, view) for side, view in zip(sides, views, strict=True)]
+    # A program loads numba once for many comparisons; on the command line it must pay for itself.
+    return _compare_tensors(*paired(*tensors), settings, total_bytes(tensors) if paths else COMPILED_FROM)
 
 
-@dataclass(frozen=True)
-class _Settings:
+class _Settings(NamedTuple):
     """How to judge, whatever is compared."""
 
     policy: TolerancePolicy
-    allow_unmatched: tuple[str, ...]
+    allow_unmatched: Sequence[str]
     percentiles: tuple[float, ...]
     worst: int
     overlap: bool
@@ -128,23 +132,31 @@ class _Settings:
         )
 
 
-def _check_percentiles(percentiles: Sequence[float]) -> None:
+def _checked(percentiles: Sequence[float]) -> tuple[float, ...]:
     for percentage in percentiles:
         if not 0 <= percentage <= 100:
             raise StreamparityError(f"percentile {percentage:g} is not from 0 to 100", "leave it out")
+    return tuple(percentiles)
 
 
-def _compare_tensors(reference: Tensors, candidate: Tensors, settings: _Settings, in_memory: bool) -> dict[str, Any]:
+def _check_no_layout(raw: RawLayout, views: tuple[View, View]) -> None:
+    if raw != UNKNOWN or views != (WHOLE, WHOLE):
+        raise StreamparityError(
+            "dumps describe themselves and are compared as they are",
+            "leave out --shape, --dtype, --layout, --permute and --slice",
+        )
+
+
+def _compare_tensors(reference: Tensors, candidate: Tensors, settings: _Settings, nbytes: int) -> dict[str, Any]:
     """Tensors by name and chunk against others; names decide what belongs together, never the order."""
-    reference, candidate = paired(reference, candidate)
-    specs = [_spec(name, chunks[0]) for name, chunks in {**candidate, **reference}.items()]
-    order = {name: place for place, name in enumerate([*reference, *candidate])}
-    specs.sort(key=lambda spec: order[spec.label])
-    lengths = [max((len(chunks) for chunks in side.values()), default=0) for side in (reference, candidate)]
-    # In a program, numba is loaded once for many comparisons; on the command line it must pay for itself.
-    nbytes = COMPILED_FROM if in_memory else total_bytes([reference, candidate])
-    comparator = settings.comparator(specs, min(lengths) if settings.overlap else max(lengths), nbytes)
-    comparator.mark_unmatched(dict.fromkeys(set(reference) ^ set(candidate), "only one side has it"))
+    first = {name: chunks[0] for side in (reference, candidate) for name, chunks in side.items()}
+    lengths = [max(map(len, side.values()), default=0) for side in (reference, candidate)]
+    comparator = settings.comparator(
+        [_spec(name, name_of(tensor.dtype), tensor.ndim) for name, tensor in first.items()],
+        min(lengths) if settings.overlap else max(lengths),
+        nbytes,
+    )
+    comparator.mark_unmatched(dict.fromkeys(reference.keys() ^ candidate.keys(), "only one side has it"))
 
     def replay() -> Iterator[tuple[int, Mapping[str, Tensor], Mapping[str, Tensor]]]:
         for chunk in range(comparator.total_chunks):
@@ -162,8 +174,9 @@ def _compare_tensors(reference: Tensors, candidate: Tensors, settings: _Settings
     )
 
 
-def _spec(name: str, tensor: Tensor) -> TensorSpec:
-    return TensorSpec(f"out/{name}", "output", tensor.dtype.name, tuple(str(axis) for axis in range(tensor.ndim)))
+@lru_cache(maxsize=4096)
+def _spec(name: str, dtype: str, axes: int) -> TensorSpec:
+    return TensorSpec(f"out/{name}", "output", dtype, tuple(str(axis) for axis in range(axes)))
 
 
 def _chunk(tensors: Tensors, chunk: int) -> dict[str, Tensor]:
@@ -203,8 +216,7 @@ def _compare_dumps(
     both = min(reference.chunk_count, candidate.chunk_count)
     total = both if settings.overlap else max(judged.requested_chunks or reference.chunk_count, candidate.chunk_count)
     policy = settings.policy if settings.policy.given else judged.policy
-    settings = replace(
-        settings,
+    settings = settings._replace(
         policy=replace(policy, arithmetic=judged.policy.arithmetic),
         allow_unmatched=(*judged.allow_unmatched, *settings.allow_unmatched),
     )

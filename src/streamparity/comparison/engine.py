@@ -26,9 +26,10 @@ Visit = Callable[[int, Block], None]
 Read = Callable[[int, int], Array]
 
 BLOCK = 1 << 17
+MOST_BLOCKS = 1 << 16  # of a tensor: each leaves a row of moments
 THREADED = 1 << 20
 THREADS = min(4, os.cpu_count() or 1)
-# Bytes below which numpy is done before numba would be loaded.
+# Bytes with which numpy is done before numba would be loaded.
 COMPILED_FROM = 64 << 20
 KERNELS = f"{__package__}.kernels"
 COPIED_WHOLE = 1 << 22
@@ -47,9 +48,16 @@ class Loops(Protocol):
         """See :func:`.plain.select`."""
 
 
+class _Work:
+    """How much this process has compared."""
+
+    nbytes = 0
+
+
 def loops_for(nbytes: int) -> Loops:
-    """The compiled loops where numba is installed and so much data pays for loading it, or it is loaded already."""
-    return _compiled() if nbytes >= COMPILED_FROM or KERNELS in sys.modules else plain
+    """The inner loops for so many bytes more: compiled, where numba is installed, once it pays to load them."""
+    _Work.nbytes += nbytes
+    return _compiled() if _Work.nbytes >= COMPILED_FROM or KERNELS in sys.modules else plain
 
 
 @cache
@@ -66,6 +74,8 @@ def accumulate(loops: Loops, reference: Tensor, candidate: Tensor, atol: float, 
     Raises:
         StreamparityError: a file changed while it was read.
     """
+    if reference.size <= BLOCK and isinstance(reference, np.ndarray) and isinstance(candidate, np.ndarray):
+        return loops.accumulate(block_of(_flat(reference), _flat(candidate)), atol, rtol, 0, tally)
 
     def visitor(mine: Tally) -> Visit:
         return lambda start, block: loops.accumulate(block, atol, rtol, start, mine)
@@ -74,6 +84,7 @@ def accumulate(loops: Loops, reference: Tensor, candidate: Tensor, atol: float, 
     _scan(reference, candidate, [visitor(mine) for mine in (tally, *parts)])
     for part in parts:
         tally.add_part(part)
+    return None
 
 
 def collect(loops: Loops, reference: Tensor, candidate: Tensor, wanted: Wanted) -> None:
@@ -106,19 +117,18 @@ def _threads(tensor: Tensor) -> int:
 
 def _scan(reference: Tensor, candidate: Tensor, visitors: Sequence[Visit]) -> None:
     """Show every block of a pair to one of the visitors, each of which works in a thread of its own."""
-    if reference.size <= BLOCK and isinstance(reference, np.ndarray) and isinstance(candidate, np.ndarray):
-        return visitors[0](0, block_of(_flat(reference), _flat(candidate)))
-    starts, lock, failed = iter(range(0, reference.size, BLOCK)), threading.Lock(), threading.Event()
+    step = max(BLOCK, -(-reference.size // MOST_BLOCKS))
+    starts, lock, failed = iter(range(0, reference.size, step)), threading.Lock(), threading.Event()
 
     def work(visit: Visit) -> None:
         with ExitStack() as stack:
-            read_reference, read_candidate = _reader(reference, stack), _reader(candidate, stack)
+            read_reference, read_candidate = _reader(reference, step, stack), _reader(candidate, step, stack)
             while not failed.is_set():
                 with lock:
                     start = next(starts, None)
                 if start is None:
                     return
-                stop = min(start + BLOCK, reference.size)
+                stop = min(start + step, reference.size)
                 visit(start, block_of(read_reference(start, stop), read_candidate(start, stop)))
 
     def work_or_stop(visit: Visit) -> None:
@@ -138,11 +148,11 @@ def _scan(reference: Tensor, candidate: Tensor, visitors: Sequence[Visit]) -> No
             failed.set()  # an interruption, too, must not wait for the rest of the file
 
 
-def _reader(tensor: Tensor, stack: ExitStack) -> Read:
-    """Reads a flat stretch of a tensor; what it returns is good until the next call."""
+def _reader(tensor: Tensor, step: int, stack: ExitStack) -> Read:
+    """Reads flat stretches of a tensor, ``step`` values at most; what it returns is good until the next call."""
     if isinstance(tensor, StoredTensor):
         stored, file = tensor, stack.enter_context(tensor.opened())
-        buffer = np.empty(min(BLOCK, stored.size) * stored.dtype.itemsize, np.uint8)
+        buffer = np.empty(min(step, stored.size) * stored.dtype.itemsize, np.uint8)
         return lambda start, stop: stored.read(file, start, stop, buffer)
     if tensor.flags.c_contiguous or tensor.size <= COPIED_WHOLE:
         flat = _flat(tensor)
@@ -152,4 +162,4 @@ def _reader(tensor: Tensor, stack: ExitStack) -> Read:
 
 
 def _flat(array: Array) -> Array:
-    return np.ascontiguousarray(array).reshape(-1)
+    return (array if array.flags.c_contiguous else np.ascontiguousarray(array)).reshape(-1)

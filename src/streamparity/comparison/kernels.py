@@ -312,16 +312,18 @@ def collect(block: Block, wanted: Wanted) -> None:
 def _select(patterns, ranks, places, histogram, slots, decades, decade_of_bin, edges, gathered):
     """Errors per decade; and the errors of the bins that hold the ranks, with each rank's place once they are sorted.
 
+    The errors of bins that lie in two decades are gathered too, to be told apart.
+
     ``histogram`` and ``slots`` are all zero before and after.
     """
     smallest, largest = np.int64(INFINITE), np.int64(0)
     for i in range(patterns.size):
         smallest = min(smallest, patterns[i] if patterns[i] > 0 else np.int64(INFINITE))
         largest = max(largest, patterns[i])
-    _scatter(patterns, histogram, decades, decade_of_bin, edges)
+    for i in range(patterns.size):
+        histogram[_bin(patterns[i])] += 1
     seen, room, next_rank, slot = 0, 0, 0, 0
-    starts = np.empty(ranks.size + 1, np.int64)
-    bins = np.empty(ranks.size, np.int64)
+    ends, bins = np.empty(ranks.size + DECADES, np.int64), np.empty(ranks.size + DECADES, np.int64)
     first, last = np.int64(_bin(smallest)) if largest else np.int64(1), np.int64(_bin(largest))
     for step in range(first - 1, last + 1):
         place = 0 if step < first else step
@@ -329,33 +331,47 @@ def _select(patterns, ranks, places, histogram, slots, decades, decade_of_bin, e
         if count == 0:
             continue
         histogram[place] = 0
-        if place > 0 and decade_of_bin[place] != UNDECIDED:
-            decades[decade_of_bin[place]] += count
-        if next_rank < ranks.size and ranks[next_rank] < seen + count:
-            while next_rank < ranks.size and ranks[next_rank] < seen + count:
-                places[next_rank] = room + ranks[next_rank] - seen
-                next_rank += 1
-            starts[slot], bins[slot] = room, place
+        decade = decade_of_bin[place] if place else 0
+        wanted = decade == UNDECIDED
+        while next_rank < ranks.size and ranks[next_rank] < seen + count:
+            places[next_rank] = room + ranks[next_rank] - seen
+            next_rank += 1
+            wanted = True
+        if wanted:
+            ends[slot], bins[slot] = room, place
             slot += 1
             slots[place] = slot
             room += count
+        if place and decade != UNDECIDED:
+            decades[decade] += count
         seen += count
     for i in range(patterns.size):
-        slot_here = slots[_bin(patterns[i])]
-        if slot_here:
-            gathered[starts[slot_here - 1]] = patterns[i]
-            starts[slot_here - 1] += 1
+        here = slots[_bin(patterns[i])]
+        if here:
+            gathered[ends[here - 1]] = patterns[i]
+            ends[here - 1] += 1
+    begin = 0
     for i in range(slot):
         slots[bins[i]] = 0
+        if bins[i] and decade_of_bin[bins[i]] == UNDECIDED:
+            for pattern in gathered[begin : ends[i]]:
+                decades[np.searchsorted(edges, pattern, side="right")] += 1
+        begin = ends[i]
     return room
 
 
 class _Scratch(threading.local):
-    """Tables of :func:`_select`, kept because clearing them costs more than the work on a small array."""
+    """Tables of :func:`_select`, kept because to make them costs more than the work on a small array."""
 
     def __init__(self) -> None:
         self.histogram = np.zeros(BINS, np.int64)
         self.slots = np.zeros(BINS, np.int16)
+        self._gathered = np.empty(0, np.int64)
+
+    def gathered(self, size: int) -> Array:
+        if self._gathered.size < size:
+            self._gathered = np.empty(size, np.int64)
+        return self._gathered
 
 
 _scratch = _Scratch()
@@ -363,7 +379,7 @@ _scratch = _Scratch()
 
 def select(errors: Array, ranks: Array) -> tuple[Array, Array]:
     """Order statistics of held errors, and errors per decade (see :func:`.plain.select`)."""
-    places, decades, gathered = np.empty_like(ranks), np.zeros(DECADES, np.int64), np.empty(errors.size, np.int64)
+    places, decades, gathered = np.empty_like(ranks), np.zeros(DECADES, np.int64), _scratch.gathered(errors.size)
     room = _select(
         errors.view(np.int64), ranks, places, _scratch.histogram, _scratch.slots, decades,
         DECADE_OF_BIN, DECADE_EDGES, gathered,

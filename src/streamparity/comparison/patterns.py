@@ -51,7 +51,7 @@ DECADE_OF_BIN = _decade_of_bin()
 
 def decades_of_bins(counts: Array) -> Array:
     """Errors per decade from errors per bin ``[BINS]``, without zeros and without bins that lie in two decades."""
-    filled = np.flatnonzero(counts)
+    filled = np.flatnonzero(counts > 0)
     filled = filled[(filled > 0) & (DECADE_OF_BIN[filled] != UNDECIDED)]
     decades = np.zeros(DECADES, np.int64)
     np.add.at(decades, DECADE_OF_BIN[filled], counts[filled])

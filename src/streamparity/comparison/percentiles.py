@@ -17,17 +17,17 @@ DIGIT_BITS = 15
 
 
 @lru_cache(maxsize=4096)
-def _between(percentages: tuple[float, ...], count: int) -> tuple[list[int], list[tuple[int, int, float]]]:
+def _between(percentages: tuple[float, ...], count: int) -> tuple[Array, list[tuple[int, int, float]]]:
     """The ranks needed, ascending, and for each percentage the two it lies between and how far."""
     places = []
     for percentage in percentages if count else ():
         rank = percentage / 100 * (count - 1)
         lower = math.floor(rank)
         places.append((lower, min(lower + 1, count - 1), rank - lower))
-    return sorted({rank for lower, upper, _ in places for rank in (lower, upper)}), places
+    return np.array(sorted({rank for lower, upper, _ in places for rank in (lower, upper)}), np.int64), places
 
 
-def ranks_of(percentages: tuple[float, ...], count: int) -> list[int]:
+def ranks_of(percentages: tuple[float, ...], count: int) -> Array:
     """Places in ``count`` sorted values between which percentiles lie, ascending."""
     return _between(percentages, count)[0]
 
@@ -71,7 +71,9 @@ def intervals_of(histogram: Array, ranks: Iterable[int]) -> list[Interval]:
 
 
 def _divide(counts: Array, base: int, shift: int, ranks: Mapping[int, int]) -> list[Interval]:
-    filled = np.flatnonzero(counts)
+    if not ranks:
+        return []
+    filled = np.flatnonzero(counts > 0)
     ends = np.cumsum(counts[filled])
     found: dict[int, Interval] = {}
     for rank, place in ranks.items():

@@ -91,6 +91,9 @@ def tensors_of(side: Any, raw: RawLayout, view: View) -> Tensors:
     Raises:
         StreamparityError: not readable, or not real numbers.
     """
+    if isinstance(side, np.ndarray):
+        check_numeric(side, "the array")
+        return {VALUE: [view.of(side)]}
     if isinstance(side, str | Path):
         tensors = read_file(Path(side), raw)
         return {name: [view.of(chunk) for chunk in chunks] for name, chunks in tensors.items()}
@@ -103,9 +106,11 @@ def tensors_of(side: Any, raw: RawLayout, view: View) -> Tensors:
 
 def paired(reference: Tensors, candidate: Tensors) -> tuple[Tensors, Tensors]:
     """Let a single tensor that has no name go by that of the other side's only tensor."""
-    if len(reference) == len(candidate) == 1 and VALUE in {*reference, *candidate}:
-        (name,) = {*reference, *candidate} - {VALUE} or {VALUE}
-        return {name: next(iter(reference.values()))}, {name: next(iter(candidate.values()))}
+    if len(reference) == len(candidate) == 1 and reference.keys() != candidate.keys():
+        names = {*reference, *candidate}
+        if VALUE in names:
+            (name,) = names - {VALUE}
+            return {name: next(iter(reference.values()))}, {name: next(iter(candidate.values()))}
     return reference, candidate
 
 

@@ -123,7 +123,7 @@ class Statistics:
         Returns:
             Whether the chunk is within tolerance: no value past it, or only an allowed fraction, and all finite.
         """
-        before, elements_before, chunk_max = self._tally.counts.copy(), self.elements, -1
+        before, elements_before, chunk_max = self._tally.counts.tolist(), self.elements, -1
         for reference, candidate, origin in regions:
             if reference.size == 0:
                 continue
@@ -135,9 +135,10 @@ class Statistics:
             chunk_max = max(chunk_max, int(self._tally.worst_pattern[0]))
             self._place_worst(chunk, reference, candidate, origin)
         self.per_chunk_max_abs[chunk] = None if chunk_max < 0 else _number(_float(chunk_max))
-        violations, *nonfinite = (self._tally.counts - before)[VIOLATIONS : NONFINITE_CANDIDATE + 1]
-        allowed = 0 if any(nonfinite) else self.tolerance.outliers * (self.elements - elements_before)
-        passed = bool(violations <= allowed)
+        after = self._tally.counts.tolist()
+        finite = all(after[side] == before[side] for side in (NONFINITE_REFERENCE, NONFINITE_CANDIDATE))
+        allowed = self.tolerance.outliers * (self.elements - elements_before) if finite else 0
+        passed = bool(after[VIOLATIONS] - before[VIOLATIONS] <= allowed)
         if not passed and self.first_failed_chunk is None:
             self.first_failed_chunk = chunk
         return passed
@@ -197,7 +198,7 @@ class Statistics:
         """Whether percentiles need another pass over the chunks: :meth:`revisit` each, then :meth:`end_pass`."""
         tally = self._tally
         if self._order is None and tally.histogram is not None:
-            ranks = ranks_of(self._percentiles, int(tally.counts[FINITE]))
+            ranks = ranks_of(self._percentiles, int(tally.counts[FINITE])).tolist()
             self._order = {rank: 0.0 for rank in ranks if rank < tally.histogram[0]}
             self._intervals = intervals_of(tally.histogram, ranks)
         return bool(self._intervals)
@@ -223,8 +224,8 @@ class Statistics:
             return self._order or {}, tally.decades + decades_of_bins(tally.histogram)
         errors = tally.held[0] if len(tally.held) == 1 else np.concatenate([np.empty(0), *tally.held])
         ranks = ranks_of(self._percentiles, errors.size)
-        values, decades = self._loops.select(errors, np.array(ranks, np.int64))
-        return dict(zip(ranks, values.tolist(), strict=True)), decades
+        values, decades = self._loops.select(errors, ranks)
+        return dict(zip(ranks.tolist(), values.tolist(), strict=True)), decades
 
     def to_json(self) -> dict[str, Any]:
         """One entry of the result's ``tensors`` (docs/result.md); ``None`` where a figure is undefined."""
@@ -238,6 +239,8 @@ class Statistics:
         varied = counts[VARIED_REFERENCE] and counts[VARIED_CANDIDATE]
         known = not self.unresolved
         order, decades = self._errors_by_rank()
+        filled = np.flatnonzero(decades).tolist()
+        by_decade = {str(exponent_of(place)): int(decades[place]) for place in filled}
         max_relative = float(self._tally.floats[MAX_RELATIVE])
         percentiles = interpolated(self._percentiles, finite, order) if known else [None] * len(self._percentiles)
         return {
@@ -261,8 +264,8 @@ class Statistics:
                 for percentage, value in zip(self._percentiles, percentiles, strict=True)
             },
             "histogram": {
-                "zero": finite - int(decades.sum()),
-                "decades": {str(exponent_of(place)): int(decades[place]) for place in np.flatnonzero(decades).tolist()},
+                "zero": finite - sum(by_decade.values()),
+                "decades": by_decade,
             },
             "worst": {key: self.worst[0][key] for key in ("chunk", "index", "reference", "candidate")}
             if self.worst

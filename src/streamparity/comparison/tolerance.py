@@ -182,7 +182,7 @@ class TolerancePolicy:
         Raises:
             StreamparityError: its glob matches none of ``names``.
         """
-        known = list(names)
+        known = list(names) if self.rules else []
         for rule in self.rules:
             if rule.source == "flag" and not any(fnmatchcase(name, rule.pattern) for name in known):
                 shown = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")

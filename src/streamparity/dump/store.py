@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save
+from safetensors.numpy import save
 
 from ..errors import StreamparityError
 from ..tensors import Array, TensorSpec
 from .atomic import write_bytes
+from .formats.base import BadFile
+from .formats.safetensors import load
 from .manifest import Manifest
 
 MANIFEST = "dump.json"
@@ -194,8 +196,8 @@ class DumpReader:
         """
         path = chunk_path(self.folder, index)
         try:
-            return dict(load_file(path))
-        except (SafetensorError, OSError) as error:
+            return load(path)
+        except (BadFile, OSError) as error:
             raise StreamparityError(f"{path} is damaged: {error}", "run the dump again with --resume") from None
 
     def __iter__(self) -> Iterator[dict[str, Array]]:

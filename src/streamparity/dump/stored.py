@@ -75,7 +75,12 @@ class StoredTensor:
         return buffer.view(self.dtype).reshape(self.shape)
 
     def mapped(self) -> Array:
-        """A read-only mapping of it, for views that are not read in order."""
+        """A read-only mapping of it, for views that are not read in order.
+
+        Raises:
+            StreamparityError: the file changed since it was described.
+        """
+        self.check(os.stat(self.path))
         if self.size == 0:
             return np.empty(self.shape, self.dtype)
         return np.memmap(self.path, self.dtype, "r", self.offset, self.shape)

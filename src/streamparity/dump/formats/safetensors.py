@@ -6,9 +6,11 @@ import json
 import struct
 from pathlib import Path
 
+import numpy as np
 from safetensors import safe_open
 
 from ...dtypes import DTYPES
+from ...tensors import Array
 from ..stored import FileState, StoredTensor
 from .base import BadFile, Tensors, check_size, checked_shape, distinct, foreign, shown
 
@@ -41,3 +43,22 @@ def read(path: Path, state: FileState) -> Tensors:
         check_size(end - begin, shape, dtype, f"tensor {shown(name)}")
         tensors[name] = [StoredTensor(path, start + begin, shape, dtype, state)]
     return tensors
+
+
+def load(path: Path) -> dict[str, Array]:
+    """All of its tensors in memory, read at once; they may be written to.
+
+    Raises:
+        BadFile: as :func:`read`, or the file changed.
+        OSError: it cannot be read.
+    """
+    state = FileState.of(path.stat())
+    tensors = read(path, state)
+    content = np.fromfile(path, np.uint8)
+    if content.size != state.size:
+        raise BadFile("it changed while it was read")
+    return {
+        name: content[stored.offset : stored.offset + stored.nbytes].view(stored.dtype).reshape(stored.shape)
+        for name, (stored,) in tensors.items()
+        if isinstance(stored, StoredTensor)
+    }
