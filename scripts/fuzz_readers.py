@@ -38,7 +38,6 @@ import numpy as np
 from safetensors.numpy import save
 
 from streamparity.dump.files import UNKNOWN, RawLayout, Tensors, read_file
-from streamparity.dump.stored import StoredTensor
 from streamparity.errors import StreamparityError
 
 Rng = random.Random
@@ -120,7 +119,7 @@ def _check_bounds(tensors: Tensors, size: int) -> None:
     total = sum(chunk.nbytes for chunk in chunks)
     assert total <= size * LARGEST_RATIO + SLACK, f"{total} bytes of tensors from {size} bytes"
     for chunk in chunks:
-        array = chunk.array() if isinstance(chunk, StoredTensor) else chunk.copy()
+        array = chunk.copy() if isinstance(chunk, np.ndarray) else chunk.array()
         assert array.shape == chunk.shape
         assert array.dtype == chunk.dtype
         assert array.nbytes == chunk.nbytes

@@ -6,6 +6,7 @@ import importlib
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import ml_dtypes
@@ -151,6 +152,20 @@ def test_files_views_and_threads_give_the_same_figures(small, tmp_path, dtype, t
 
 
 @pytest.mark.parametrize("loops", [plain, kernels], ids=["numpy", "compiled"])
+def test_comparisons_in_several_threads_of_a_program_do_not_meet(monkeypatch, loops):
+    """Tables that are kept for the next call are each thread's own."""
+    monkeypatch.setattr(engine, "_compiled", lambda: loops)
+    sides = [
+        (values(DTYPES["f32"], seed, 3000 + seed), values(DTYPES["f32"], seed + 9, 3000 + seed)) for seed in range(8)
+    ]
+    alone = [compare(*pair)["tensors"] for pair in sides]
+    assert len({found[0]["max_abs"] for found in alone}) > 1
+    with ThreadPoolExecutor(4) as pool:
+        together = pool.map(lambda place: compare(*sides[place % 8])["tensors"], range(200))
+        assert all(found == alone[place % 8] for place, found in enumerate(together))
+
+
+@pytest.mark.parametrize("loops", [plain, kernels], ids=["numpy", "compiled"])
 def test_a_difference_anywhere_is_found_whatever_thread_sees_it(small, loops, tmp_path):
     small(3)
     left = values(DTYPES["f32"], 0, 9500)
@@ -163,7 +178,7 @@ def test_a_difference_anywhere_is_found_whatever_thread_sees_it(small, loops, tm
             assert (found["worst"]["index"], found["violations"], found["percentiles"]["p99"]) == ([place], 1, 0)
 
 
-# -------------------------------------------------------------------------------------------------- without the compiler
+# ------------------------------------------------------------------------------------------------- without the compiler
 WITHOUT_NUMBA = (
     "import sys\n"
     "sys.modules['numba'] = None\n"
@@ -225,7 +240,7 @@ def test_a_block_holds_the_values_exactly_and_bits_that_order_as_they_do(referen
     assert np.array_equal(block.candidate[small[1]], right.astype(np.float64)[small[1]])
     if block.error is not None:
         exact = [abs(int(r) - int(c)) for r, c in zip(left, right, strict=True)]
-        assert block.error.tolist() == [float(error) for error in exact]
+        assert block.error.tolist() == pytest.approx([float(error) for error in exact], rel=1e-15, abs=0)
     if not has_units(left.dtype, right.dtype):
         assert not block.reference_bits.any()
         assert not block.candidate_bits.any()

@@ -156,7 +156,7 @@ def test_the_tensor_at_close_range_is_the_one_that_diverges_first():
 @pytest.fixture
 def files(tmp_path):
     off = GAUSS.copy()
-    off[3] += 1
+    off[3] += 2
     for name, array in (("a", GAUSS), ("off", off), ("broken", np.where(GAUSS[0] == GAUSS, NAN, GAUSS))):
         np.save(tmp_path / f"{name}.npy", array)
     return lambda *names: [tmp_path / f"{name}.npy" for name in names]
@@ -192,7 +192,7 @@ def test_json_on_standard_output_is_all_there_is(files, candidate, code):
 def test_the_terminal_shows_verdict_table_bars_and_worst_elements(files):
     out = command("compare", *files("a", "off")).out
     for part in ("FAIL: 0 of 1 chunks passed", "tensor", "p99.9", "errors of value, 4000 values:", "from 1e0", "equal",
-                 "chunk 0, [3]: off by 1", "first divergence: chunk 0, value: max abs 1.0e+00"):  # fmt: skip
+                 "chunk 0, [3]: off by 2", "first divergence: chunk 0, value: max abs 2.0e+00"):  # fmt: skip
         assert part in out
     assert out.splitlines()[-1].startswith("FAIL")
 

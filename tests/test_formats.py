@@ -39,7 +39,7 @@ def numbers(dtype: DType) -> np.ndarray:
 def arrays(path: Path, raw: RawLayout = files.UNKNOWN) -> dict[str, list[np.ndarray]]:
     """What a file holds, in memory."""
     return {
-        name: [chunk.array() if isinstance(chunk, StoredTensor) else chunk for chunk in chunks]
+        name: [chunk if isinstance(chunk, np.ndarray) else chunk.array() for chunk in chunks]
         for name, chunks in read_file(path, raw).items()
     }
 

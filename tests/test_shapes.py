@@ -41,7 +41,7 @@ def other_orders(axes: int) -> list[tuple[int, ...]]:
 @pytest.mark.parametrize(
     ("array", "order"),
     [*((X3, order) for order in other_orders(3)), *((X4, order) for order in other_orders(4)[::4])],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, tuple) else "of",
 )
 def test_a_transposed_candidate_is_told_with_the_permutation_that_makes_it_match(array, order):
     candidate = np.ascontiguousarray(array.transpose(order))

@@ -83,7 +83,7 @@ def test_a_view_of_a_file_is_that_of_the_array_in_it(tmp_path_factory, case):
     assert only(far)["violations"] == expected.size
 
 
-def test_permutations_and_slices_on_the_command_line_speak_of_b_unless_told(files, tmp_path):
+def test_permutations_and_slices_on_the_command_line_speak_of_b_unless_told(tmp_path):
     np.save(tmp_path / "x.npy", X)
     np.save(tmp_path / "turned.npy", X.transpose(2, 0, 1))
     np.save(tmp_path / "part.npy", X.transpose(2, 0, 1)[1:3, :, ::2])
@@ -105,15 +105,16 @@ def test_permutations_and_slices_on_the_command_line_speak_of_b_unless_told(file
     for arguments in passing:
         ended = command("compare", *arguments)
         assert (ended.code, ended.err) == (0, ""), arguments
-        wrong = command("compare", *(off if side == x else side for side in arguments[:1]), *arguments[1:])
-        wrong_b = command("compare", arguments[0], off, *arguments[2:])
-        assert 1 in (wrong.code, wrong_b.code), arguments
+        if arguments[1] == x:
+            assert command("compare", arguments[0], off, *arguments[2:]).code == 1, arguments
+        elif arguments[0] == x:
+            assert command("compare", off, *arguments[1:]).code == 1, arguments
     failing = [
         (turned, x, "--permute", "1,2,0"),
         (turned, x, "--permute", "a:2,0,1"),
         (part, x, "--slice", "1:3,:,::2", "--permute", "1,0,2"),
         (x, x, "--slice", "0:1"),
-        (x, x, "--slice", ":,::-1", "--slice", "a::,::-1"),
+        (x, x, "--slice", ":,::-1"),
         (x, x, "--slice", "5:"),
     ]
     for arguments in failing:

@@ -24,6 +24,8 @@ def loops(request, monkeypatch):
     """Every judgement is asked of both kinds of loops."""
     if request.param == "numpy":
         monkeypatch.setattr(engine, "_compiled", lambda: plain)
+    else:
+        pytest.importorskip("numba")
     assert (engine.loops_for(1 << 40) is plain) == (request.param == "numpy")
 
 

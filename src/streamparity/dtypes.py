@@ -36,7 +36,7 @@ EXTENSION_FLOATS = frozenset(name for name in LONG_NAMES if name.startswith(("bf
 
 
 def parse_dtype(name: str) -> DType:
-    """A dtype from ``f32``, ``float32``, ``bf16``...; a leading ``>`` or ``<`` is its byte order.
+    """A dtype from ``f32``, ``float32``, ``bf16``...; a leading ``>`` or ``<`` is its byte order, where it has one.
 
     Raises:
         StreamparityError: an unknown name.
@@ -47,12 +47,15 @@ def parse_dtype(name: str) -> DType:
     dtype = DTYPES.get(bare) or LONG_NAMES.get(bare) or LONG_NAMES.get(f"{bare}fn")
     if dtype is None:
         raise StreamparityError(f"unknown dtype {name!r}", f"use one of {', '.join(DTYPES)}; >f32 is big-endian")
-    if dtype.name not in EXTENSION_FLOATS:
-        ordered: DType = dtype.newbyteorder(order)
-        return ordered
-    if order == ">" and dtype.itemsize > 1:
-        raise StreamparityError(f"{name} is not supported: ml_dtypes has no big-endian types", "swap its bytes first")
-    return dtype
+    if dtype.name in EXTENSION_FLOATS:
+        return dtype
+    ordered: DType = dtype.newbyteorder(order)
+    return ordered
+
+
+def is_swapped(name: str) -> bool:
+    """Whether a name asks for big-endian elements of a type that is little-endian only, as those of ml_dtypes are."""
+    return name.strip().startswith(">") and parse_dtype(name).name in EXTENSION_FLOATS
 
 
 @cache

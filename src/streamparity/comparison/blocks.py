@@ -90,12 +90,13 @@ def _without_units(reference: Array, candidate: Array) -> Block:
 
 def _whole_numbers(reference: Array, candidate: Array) -> Block:
     """Subtracted as whole numbers, which float64 cannot all hold."""
-    unsigned = [side.astype(np.uint64) for side in (reference, candidate)]
     negative = [side < 0 for side in (reference, candidate)]
-    larger = (negative[0] < negative[1]) | ((negative[0] == negative[1]) & (unsigned[0] > unsigned[1]))
-    distance = np.where(larger, unsigned[0] - unsigned[1], unsigned[1] - unsigned[0])
-    plain = _without_units(*(side.astype(np.float64) for side in (reference, candidate)))
-    return plain._replace(error=distance.astype(np.float64))
+    bits = [side.astype(np.uint64) for side in (reference, candidate)]
+    sizes = [np.where(below, ~side + np.uint64(1), side) for below, side in zip(negative, bits, strict=True)]
+    apart = np.maximum(*sizes) - np.minimum(*sizes)
+    sides = [side.astype(np.float64) for side in (reference, candidate)]
+    error = np.where(negative[0] == negative[1], apart.astype(np.float64), np.abs(sides[1] - sides[0]))
+    return _without_units(sides[0], sides[1])._replace(error=error)
 
 
 def _small(values: Array) -> bool:

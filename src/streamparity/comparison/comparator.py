@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..dtypes import family
-from ..dump.files import Tensor
+from ..dump.stored import Tensor
 from ..tensors import TensorSpec, integer_tensors, valid_regions
 from . import plain, shapes
 from .engine import Loops
@@ -153,7 +153,7 @@ class Comparator:
             return False
         if tensor.statistics is None:
             tensor.statistics = Statistics(tolerance, self.loops, self.percentiles, self.worst)
-        return tensor.statistics.add(chunk, _regions(reference, candidate, origins))
+        return tensor.statistics.add(chunk, _regions(reference, candidate, origins), tolerance)
 
     def _resolve(self, replay: Replay) -> None:
         """Go over the chunks again, as often as percentiles need it."""

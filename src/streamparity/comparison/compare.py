@@ -12,7 +12,8 @@ from typing import Any, Literal, NamedTuple
 
 from ..dtypes import name_of
 from ..dump import DumpReader, is_dump
-from ..dump.files import RawLayout, Tensor, Tensors, is_self_describing
+from ..dump.files import RawLayout, Tensors, is_self_describing
+from ..dump.stored import Tensor
 from ..errors import StreamparityError
 from ..tensors import TensorSpec
 from . import result
@@ -133,10 +134,11 @@ class _Settings(NamedTuple):
 
 
 def _checked(percentiles: Sequence[float]) -> tuple[float, ...]:
-    for percentage in percentiles:
+    found = tuple(map(float, percentiles))
+    for percentage in found:
         if not 0 <= percentage <= 100:
             raise StreamparityError(f"percentile {percentage:g} is not from 0 to 100", "leave it out")
-    return tuple(percentiles)
+    return found
 
 
 def _check_no_layout(raw: RawLayout, views: tuple[View, View]) -> None:
@@ -149,7 +151,7 @@ def _check_no_layout(raw: RawLayout, views: tuple[View, View]) -> None:
 
 def _compare_tensors(reference: Tensors, candidate: Tensors, settings: _Settings, nbytes: int) -> dict[str, Any]:
     """Tensors by name and chunk against others; names decide what belongs together, never the order."""
-    first = {name: chunks[0] for side in (reference, candidate) for name, chunks in side.items()}
+    first = {name: chunks[0] for name, chunks in {**reference, **candidate, **reference}.items()}
     lengths = [max(map(len, side.values()), default=0) for side in (reference, candidate)]
     comparator = settings.comparator(
         [_spec(name, name_of(tensor.dtype), tensor.ndim) for name, tensor in first.items()],

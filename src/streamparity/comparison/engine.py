@@ -14,8 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ..dump.files import Tensor
-from ..dump.stored import StoredTensor
+from ..dump.stored import StoredTensor, StoredView, Tensor
 from ..tensors import Array
 from . import plain
 from .blocks import Block, block_of
@@ -105,6 +104,9 @@ def collect(loops: Loops, reference: Tensor, candidate: Tensor, wanted: Wanted) 
 
 def values_at(tensor: Tensor, start: int, stop: int) -> Array:
     """A few values by their places in C order."""
+    if isinstance(tensor, StoredView):
+        with tensor.opened() as view:
+            return view.flat[start:stop]
     if not isinstance(tensor, StoredTensor):
         return tensor.flat[start:stop]
     with tensor.opened() as file:
@@ -154,6 +156,8 @@ def _reader(tensor: Tensor, step: int, stack: ExitStack) -> Read:
         stored, file = tensor, stack.enter_context(tensor.opened())
         buffer = np.empty(min(step, stored.size) * stored.dtype.itemsize, np.uint8)
         return lambda start, stop: stored.read(file, start, stop, buffer)
+    if isinstance(tensor, StoredView):
+        tensor = stack.enter_context(tensor.opened())
     if tensor.flags.c_contiguous or tensor.size <= COPIED_WHOLE:
         flat = _flat(tensor)
         return lambda start, stop: flat[start:stop]

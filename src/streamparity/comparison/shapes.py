@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import permutations
+from operator import itemgetter
 
 import numpy as np
 
-from ..dump.files import Tensor
-from ..dump.stored import StoredTensor
+from ..dump.stored import StoredView, Tensor
 from ..tensors import Array
 from .engine import Loops, accumulate
 from .tally import VIOLATIONS, Tally
@@ -26,8 +26,17 @@ def overlap(reference: Tensor, candidate: Tensor) -> tuple[Tensor, Tensor]:
         return reference, candidate
     extent = min(reference.shape[axis], candidate.shape[axis])
     first = (slice(None),) * axis + (slice(0, extent),)
-    sides = [side if side.shape[axis] == extent else as_array(side)[first] for side in (reference, candidate)]
+    sides = [side if side.shape[axis] == extent else seen(side, itemgetter(first)) for side in (reference, candidate)]
     return sides[0], sides[1]
+
+
+def seen(tensor: Tensor, look: Callable[[Array], Array]) -> Tensor:
+    """A view of a tensor; of one that is stored, to be taken when it is read."""
+    if isinstance(tensor, np.ndarray):
+        return look(tensor)
+    if isinstance(tensor, StoredView):
+        return StoredView(tensor.stored, (*tensor.looks, look))
+    return StoredView(tensor, (look,))
 
 
 def longer_axis(reference: Sequence[int], candidate: Sequence[int]) -> int | None:
@@ -40,7 +49,7 @@ def longer_axis(reference: Sequence[int], candidate: Sequence[int]) -> int | Non
 
 def as_array(tensor: Tensor) -> Array:
     """A stored tensor mapped into memory, of which a view reads only what it needs."""
-    return tensor.mapped() if isinstance(tensor, StoredTensor) else tensor
+    return tensor if isinstance(tensor, np.ndarray) else tensor.mapped()
 
 
 def explain(reference: Tensor, candidate: Tensor, tolerance: Tolerance, loops: Loops) -> str:

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from ..dtypes import DTYPES
-from ..dump.files import RawLayout, Tensor, Tensors, check_numeric, read_file
+from ..dump.files import VALUE, RawLayout, Tensors, Unnamed, check_numeric, read_file
+from ..dump.stored import Tensor
 from ..errors import StreamparityError, first_line
 from ..tensors import Array
-from .shapes import as_array
+from .shapes import seen
 
-VALUE = "value"
 CPU = 1  # DLDeviceType kDLCPU (dlpack.h)
 
 
@@ -54,20 +54,21 @@ class View:
         """
         if self.permute is None and not self.slices:
             return tensor
-        array = as_array(tensor)
-        if self.permute is not None:
-            if sorted(self.permute) != list(range(array.ndim)):
-                raise StreamparityError(
-                    f"--permute {','.join(map(str, self.permute))} does not fit a tensor of shape {list(array.shape)}",
-                    f"name each axis from 0 to {array.ndim - 1} once",
-                )
-            array = array.transpose(self.permute)
-        if len(self.slices) > array.ndim:
+        if self.permute is not None and sorted(self.permute) != list(range(tensor.ndim)):
             raise StreamparityError(
-                f"--slice has {len(self.slices)} ranges, the tensor has shape {list(array.shape)}",
+                f"--permute {','.join(map(str, self.permute))} does not fit a tensor of shape {list(tensor.shape)}",
+                f"name each axis from 0 to {tensor.ndim - 1} once",
+            )
+        if len(self.slices) > tensor.ndim:
+            raise StreamparityError(
+                f"--slice has {len(self.slices)} ranges, the tensor has shape {list(tensor.shape)}",
                 "give at most one range for each axis",
             )
-        return array[self.slices]
+        return seen(tensor, self._seen)
+
+    def _seen(self, array: Array) -> Array:
+        turned = array if self.permute is None else array.transpose(self.permute)
+        return turned[self.slices]
 
 
 def _parse_slice(text: str) -> slice:
@@ -93,23 +94,25 @@ def tensors_of(side: Any, raw: RawLayout, view: View) -> Tensors:
     """
     if isinstance(side, np.ndarray):
         check_numeric(side, "the array")
-        return {VALUE: [view.of(side)]}
+        return {VALUE: [view.of(np.asarray(side))]}
     if isinstance(side, str | Path):
         tensors = read_file(Path(side), raw)
         return {name: [view.of(chunk) for chunk in chunks] for name, chunks in tensors.items()}
-    named = side if isinstance(side, Mapping) else {VALUE: side}
-    arrays = {str(name): to_numpy(value) for name, value in named.items()}
+    named = {str(name): value for name, value in side.items()} if isinstance(side, Mapping) else {VALUE: side}
+    if isinstance(side, Mapping) and len(named) < len(side):
+        raise StreamparityError(f"two names read alike: {list(side)}", "give every tensor a name of its own")
+    arrays = {name: to_numpy(value) for name, value in named.items()}
     for name, array in arrays.items():
-        check_numeric(array, "the array" if named is not side else name)
+        check_numeric(array, "the array" if isinstance(name, Unnamed) else name)
     return {name: [view.of(array)] for name, array in arrays.items()}
 
 
 def paired(reference: Tensors, candidate: Tensors) -> tuple[Tensors, Tensors]:
     """Let a single tensor that has no name go by that of the other side's only tensor."""
     if len(reference) == len(candidate) == 1 and reference.keys() != candidate.keys():
-        names = {*reference, *candidate}
-        if VALUE in names:
-            (name,) = names - {VALUE}
+        names = [next(iter(side)) for side in (reference, candidate)]
+        name = next((name for name in names if not isinstance(name, Unnamed)), names[0])
+        if any(isinstance(name, Unnamed) for name in names):
             return {name: next(iter(reference.values()))}, {name: next(iter(candidate.values()))}
     return reference, candidate
 
@@ -121,7 +124,7 @@ def to_numpy(value: Any) -> Array:
         StreamparityError: the library will not give its tensor away.
     """
     if isinstance(value, np.ndarray):
-        return value
+        return np.asarray(value)  # a class of its own may have an arithmetic of its own
     try:
         if _is_torch(value):
             return _from_torch(value)
@@ -130,7 +133,7 @@ def to_numpy(value: Any) -> Array:
         if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
             return _from_torch(_torch().from_dlpack(value))
         return np.asarray(value)
-    except (TypeError, ValueError, RuntimeError, BufferError, ImportError) as error:
+    except (TypeError, ValueError, RuntimeError, BufferError, ImportError, AssertionError) as error:
         raise StreamparityError(
             f"a {type(value).__name__} cannot be read as an array: {first_line(error)}",
             "copy it to the CPU and into a numpy array",

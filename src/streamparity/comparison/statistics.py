@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..dump.files import Tensor
+from ..dump.stored import Tensor
 from ..tensors import Array
 from . import plain
 from .blocks import has_units
@@ -56,7 +56,7 @@ class Statistics:
     """Everything the result says about one tensor's numbers.
 
     Args:
-        tolerance: the pass rule.
+        tolerance: the pass rule, which the result shows.
         loops: the inner loops to use.
         percentiles: percentages to report.
         worst: how many of the largest errors to show with what is around them; one is always placed.
@@ -112,17 +112,19 @@ class Statistics:
             return None
         return f"not finite: {counts['reference']} values of the reference, {counts['candidate']} of the candidate"
 
-    def add(self, chunk: int, regions: Iterable[Region]) -> bool:
+    def add(self, chunk: int, regions: Iterable[Region], tolerance: Tolerance | None = None) -> bool:
         """Take in one chunk.
 
         Args:
             chunk: its index.
             regions: equally shaped parts of reference and candidate, one per batch item, and where each lies in the
                 whole tensor.
+            tolerance: the chunk's own, where its types may be others than those of chunks before.
 
         Returns:
             Whether the chunk is within tolerance: no value past it, or only an allowed fraction, and all finite.
         """
+        tolerance = tolerance or self.tolerance
         before, elements_before, chunk_max = self._tally.counts.tolist(), self.elements, -1
         for reference, candidate, origin in regions:
             if reference.size == 0:
@@ -131,13 +133,13 @@ class Statistics:
             self._units &= has_units(reference.dtype, candidate.dtype)
             self._make_room(reference.size)
             self._tally.worst_pattern.fill(-1)
-            accumulate(self._loops, reference, candidate, self.tolerance.atol, self.tolerance.rtol, self._tally)
+            accumulate(self._loops, reference, candidate, tolerance.atol, tolerance.rtol, self._tally)
             chunk_max = max(chunk_max, int(self._tally.worst_pattern[0]))
             self._place_worst(chunk, reference, candidate, origin)
         self.per_chunk_max_abs[chunk] = None if chunk_max < 0 else _number(_float(chunk_max))
         after = self._tally.counts.tolist()
         finite = all(after[side] == before[side] for side in (NONFINITE_REFERENCE, NONFINITE_CANDIDATE))
-        allowed = self.tolerance.outliers * (self.elements - elements_before) if finite else 0
+        allowed = tolerance.outliers * (self.elements - elements_before) if finite else 0
         passed = bool(after[VIOLATIONS] - before[VIOLATIONS] <= allowed)
         if not passed and self.first_failed_chunk is None:
             self.first_failed_chunk = chunk
@@ -260,7 +262,7 @@ class Statistics:
             "nan_reference": counts[NAN_REFERENCE],
             "violations": counts[VIOLATIONS],
             "percentiles": {
-                f"p{percentage:g}": _number(value)
+                f"p{percentage:.12g}": _number(value)
                 for percentage, value in zip(self._percentiles, percentiles, strict=True)
             },
             "histogram": {

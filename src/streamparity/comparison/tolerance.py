@@ -88,7 +88,7 @@ class ToleranceRule:
             named = {name.strip(): float(value) for name, value in given}
         except ValueError:
             named = {}
-        if not colon or not pattern or not named or set(named) - set(FIGURES):
+        if not colon or not pattern or len(named) < len(figures.split(",")) or set(named) - set(FIGURES):
             raise StreamparityError(
                 f"{text!r} is no tolerance rule", "write GLOB:atol=1e-4,rtol=1e-3 (or outliers=0.001)"
             )
@@ -153,8 +153,10 @@ class TolerancePolicy:
     rules: Sequence[ToleranceRule] = field(default_factory=tuple)
 
     def __post_init__(self) -> None:
-        _check("atol", self.atol)
-        _check("rtol", self.rtol)
+        for name in ("atol", "rtol"):
+            value = getattr(self, name)
+            _check(name, value)
+            object.__setattr__(self, name, None if value is None else float(value))  # not numpy's, which JSON has not
 
     @property
     def given(self) -> bool:

@@ -6,15 +6,16 @@ import os
 import stat
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..dtypes import family, parse_dtype
+from ..dtypes import family, is_swapped, parse_dtype
 from .formats import c_order, ggml, npy, npz, polygraphy, records, safetensors, torch_archive
-from .formats.base import VALUE, BadFile, RawLayout, Tensor, Tensors, refusal
+from .formats.base import VALUE, BadFile, RawLayout, Tensors, Unnamed, refusal
 from .stored import FileState
 
-__all__ = ["RawLayout", "Tensor", "Tensors", "check_numeric", "is_self_describing", "read_file"]
+__all__ = ["VALUE", "RawLayout", "Tensors", "Unnamed", "check_numeric", "is_self_describing", "read_file"]
 
 READERS: dict[str, Callable[[Path, FileState], Tensors]] = {
     ".npy": npy.read,
@@ -108,13 +109,16 @@ def _read(path: Path, state: FileState, raw: RawLayout) -> Tensors:
 
 def _read_raw(path: Path, state: FileState, given: RawLayout) -> Tensors:
     dtype = parse_dtype(given.dtype or "f32")
+    swapped = is_swapped(given.dtype or "f32")
     has_header = given.layout is None and ggml.recognised(path, state, dtype)
     try:
         if given.layout == "ggml" or (has_header and given.shape is None):
-            return {VALUE: list(ggml.read(path, state, given.shape, dtype))}
-        if given.shape is None:
+            chunks = ggml.read(path, state, given.shape, dtype)
+        elif given.shape is None:
             raise BadFile("is a raw file: its shape is not known", "pass --shape, such as --shape 1,3,1024")
-        return {VALUE: list(c_order.read(path, state, given.shape, dtype))}
+        else:
+            chunks = c_order.read(path, state, given.shape, dtype)
+        return {VALUE: [replace(chunk, swapped=swapped) for chunk in chunks]}
     except BadFile as error:
         hint = "it begins with a ggml header: pass --layout ggml" if has_header else error.hint
         raise refusal(path, error.problem, hint) from None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from io import FileIO
 from pathlib import Path
 
@@ -40,6 +41,7 @@ class StoredTensor:
         shape: extents.
         dtype: element type as stored, in either byte order.
         state: the file when it was described.
+        swapped: the bytes of each element are in the other order than ``dtype`` can say, as for a big-endian bfloat16.
     """
 
     path: Path
@@ -47,6 +49,7 @@ class StoredTensor:
     shape: tuple[int, ...]
     dtype: DType
     state: FileState
+    swapped: bool = False
 
     @property
     def ndim(self) -> int:
@@ -81,8 +84,8 @@ class StoredTensor:
             StreamparityError: the file changed since it was described.
         """
         self.check(os.stat(self.path))
-        if self.size == 0:
-            return np.empty(self.shape, self.dtype)
+        if self.size == 0 or self.swapped:
+            return self.array()
         return np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
 
     @contextmanager
@@ -110,7 +113,10 @@ class StoredTensor:
             if not count:
                 raise self._changed()
             done += count
-        return buffer[: len(wanted)].view(self.dtype)
+        elements = buffer[: len(wanted)]
+        if self.swapped:
+            elements.view(f"u{self.dtype.itemsize}").byteswap(inplace=True)
+        return elements.view(self.dtype)
 
     def check(self, status: os.stat_result) -> None:
         """Raise ``StreamparityError`` if the file is not what it was when it was described."""
@@ -121,3 +127,69 @@ class StoredTensor:
         return StreamparityError(
             f"{self.path} changed while it was read", "wait until the program that writes it has ended"
         )
+
+
+@dataclass(frozen=True)
+class StoredView:
+    """A stored tensor seen in another way: permuted, cut, or with other strides.
+
+    It is mapped into memory while it is looked at. Only what is read takes memory; a file that is cut short in that
+    very moment ends the process, as it does with any mapping.
+
+    Attributes:
+        stored: what lies in the file.
+        looks: views to be taken of it, one of the other.
+    """
+
+    stored: StoredTensor
+    looks: tuple[Callable[[Array], Array], ...]
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """Extents as seen."""
+        # The same steps over one element that stands for all: no file is opened, no memory taken.
+        return tuple(self._seen(np.broadcast_to(np.zeros((), self.dtype), self.stored.shape)).shape)
+
+    @property
+    def dtype(self) -> DType:
+        """Element type."""
+        return self.stored.dtype
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what is seen."""
+        return self.size * self.dtype.itemsize
+
+    def mapped(self) -> Array:
+        """The view, of a mapping. Raises ``StreamparityError`` if the file changed since it was described."""
+        return self._seen(self.stored.mapped())
+
+    def array(self) -> Array:
+        """All of it in memory. Raises as :meth:`mapped`."""
+        with self.opened() as view:
+            copy: Array = view.copy()
+        return copy
+
+    @contextmanager
+    def opened(self) -> Iterator[Array]:
+        """The view while it is read; that the file is still the same is checked on both ends."""
+        yield self.mapped()
+        self.stored.check(os.stat(self.stored.path))
+
+    def _seen(self, array: Array) -> Array:
+        for look in self.looks:
+            array = look(array)
+        return array
+
+
+Tensor = StoredTensor | StoredView | Array

@@ -11,12 +11,16 @@ from typing import Any, Literal, TypeVar
 
 from ...dtypes import DType, family
 from ...errors import StreamparityError, first_line
-from ...tensors import Array
-from ..stored import StoredTensor
+from ..stored import Tensor
 
-Tensor = StoredTensor | Array
 Tensors = dict[str, list[Tensor]]
-VALUE = "value"  # the tensor of a format that has no names
+
+
+class Unnamed(str):
+    """What a tensor is called whose format or caller gave it no name: it may be paired with a tensor of any."""
+
+
+VALUE = Unnamed("value")
 MOST_AXES = 32  # numpy's limit before 2.0
 MOST_BYTES = 2**63 - 1
 REWRITE = "write it again, whole and as numbers"

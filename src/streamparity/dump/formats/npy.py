@@ -12,8 +12,8 @@ from numpy.lib import format
 
 from ...dtypes import DType
 from ...tensors import Array
-from ..stored import FileState, StoredTensor
-from .base import VALUE, BadFile, Tensor, Tensors, check_dtype, check_size, checked_shape, foreign
+from ..stored import FileState, StoredTensor, StoredView, Tensor
+from .base import VALUE, BadFile, Tensors, check_dtype, check_size, checked_shape, foreign
 
 HEAD = 16_384  # bytes that hold any header: numpy refuses one longer than 10 000
 MAGIC = b"\x93NUMPY"
@@ -78,9 +78,7 @@ def described(path: Path, state: FileState, start: int, header: Header) -> Tenso
     """The array whose header begins at byte ``start`` of a file."""
     stored = StoredTensor(path, start + header.size, header.stored_shape, header.dtype, state)
     if header.fortran and len(header.shape) > 1:
-        with foreign():
-            transposed: Array = stored.mapped().T
-        return transposed
+        return StoredView(stored, (np.transpose,))
     return StoredTensor(path, stored.offset, header.shape, header.dtype, state)
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..stored import FileState
+from ..stored import FileState, Tensor
 from . import archive, npy
-from .base import BadFile, Tensor, Tensors, check_size, distinct, foreign, shown
+from .base import BadFile, Tensors, check_size, distinct, foreign, shown
 
 # What deflate can reach: 258 bytes for 2 bits (RFC 1951).
 LARGEST_RATIO = 1032

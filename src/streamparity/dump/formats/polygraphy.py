@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ...tensors import Array
-from ..stored import FileState, StoredTensor
+from ..stored import FileState
 from . import npy, records, torch_archive
 from .base import VALUE, BadFile, Tensors, distinct, shown
 
@@ -98,4 +100,4 @@ def _torch_tensor(content: bytes, where: str) -> Array:
         if list(tensors) != [VALUE]:
             raise BadFile(f"{where} holds torch tensors {shown(', '.join(tensors))}, not one without a name", SAVE)
         (tensor,) = tensors[VALUE]
-        return tensor.array() if isinstance(tensor, StoredTensor) else tensor.copy()
+        return tensor.copy() if isinstance(tensor, np.ndarray) else tensor.array()

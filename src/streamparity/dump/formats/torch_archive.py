@@ -18,9 +18,10 @@ import numpy as np
 
 from ...dtypes import DType, parse_dtype
 from ...errors import BackendMissing, StreamparityError
-from ..stored import FileState, StoredTensor
+from ...tensors import Array
+from ..stored import FileState, StoredTensor, StoredView, Tensor
 from . import archive
-from .base import VALUE, BadFile, Tensor, Tensors, checked_shape, distinct, foreign, said, shown
+from .base import VALUE, BadFile, Tensors, checked_shape, distinct, foreign, said, shown
 
 SAVE = "save a dict of tensors: torch.save({name: tensor.cpu().contiguous()}, path)"
 INSTALL = "pip install 'torch>=2.6'"
@@ -140,10 +141,13 @@ def _described(name: str, tensor: Any, starts: dict[int, int], path: Path, state
     start = starts[storage.data_ptr()]
     if tensor.is_contiguous():
         return StoredTensor(path, start + tensor.storage_offset() * dtype.itemsize, shape, dtype, state)
-    with foreign():
-        whole = StoredTensor(path, start, (elements,), dtype, state).mapped()
-    strides = [stride * dtype.itemsize for stride in tensor.stride()]
-    return np.lib.stride_tricks.as_strided(whole[tensor.storage_offset() :], shape, strides, writeable=False)
+    offset, strides = tensor.storage_offset(), tensor.stride()
+
+    def strided(whole: Array) -> Array:
+        steps = [stride * whole.strides[0] for stride in strides]
+        return np.lib.stride_tricks.as_strided(whole[offset:], shape, steps, writeable=False)
+
+    return StoredView(StoredTensor(path, start, (elements,), dtype, state), (strided,))
 
 
 def _dtype(name: str, tensor: Any) -> DType:
