@@ -30,6 +30,7 @@ ROUNDS = 7
 SLOW_SECONDS = 3.0  # a program slower than this is run once more and no oftener
 PIECE = 1 << 22
 BASELINE = "cmp"
+COMMAND = "`streamparity compare`, whole process"
 
 Job = Callable[[], object]
 Paths = tuple[Path, Path]
@@ -107,7 +108,7 @@ PROGRAMS: dict[str, Callable[[Paths], Job]] = {
     "streamparity": streamparity_files,
     "streamparity, `percentiles=()`": streamparity_one_pass,
     "streamparity without numba": streamparity_numpy,
-    "`streamparity compare`, whole process": streamparity_command,
+    COMMAND: streamparity_command,
     "`torch.testing.assert_close`": torch_testing,
     "`numpy.percentile`": numpy_percentile,
     "Polygraphy": polygraphy,
@@ -124,9 +125,10 @@ def measured_here(name: str, paths: Paths, rounds: int) -> dict[str, float]:
         started = perf_counter()
         job()
         seconds.append(perf_counter() - started)
-    own, children = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    who = resource.RUSAGE_CHILDREN if name == COMMAND else resource.RUSAGE_SELF
     # A child begins as a copy of this process, which is many times what cmp takes.
-    return {"seconds": median(seconds[1:]), "mb": 0 if name == BASELINE else (children or own) / 1024}
+    mb = 0 if name == BASELINE else resource.getrusage(who).ru_maxrss / 1024
+    return {"seconds": median(seconds[1:]), "mb": mb}
 
 
 def measured(name: str, paths: Paths, rounds: int) -> dict[str, float]:
