@@ -333,4 +333,4 @@ def test_a_constant_is_one_value_on_both_sides_throughout(pairs, constant):
     ],
 )
 def test_the_tolerance_is_the_users_or_that_of_the_coarser_dtype_and_none_for_whole_numbers(dtypes, given, expected):
-    assert TolerancePolicy(**given).tolerance(*map(np.dtype, dtypes)) == Tolerance(*expected)
+    assert TolerancePolicy(**given).tolerance("outputs", *map(np.dtype, dtypes)) == Tolerance(*expected)

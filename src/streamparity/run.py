@@ -103,7 +103,7 @@ def run_opened(
     total = total_chunks(reference, options.limit)
     wanted = {spec.label for spec in specs}
     unmatched = {label: reason for label, reason in runner.unmatched.items() if label in wanted}
-    policy = replace(options.policy, arithmetic=runner.arithmetic)
+    policy = replace(options.policy, arithmetic=runner.arithmetic, floor=reference.noise_floor())
     comparator = Comparator(specs, total, policy, options.allow_unmatched)
     comparator.mark_unmatched(unmatched)
     decoder = _decoder(runner, reference)

@@ -127,7 +127,7 @@ class Comparator:
             tensor.mismatch = (chunk, problem)
             return False
         if tensor.statistics is None:
-            tensor.statistics = Statistics(self.policy.tolerance(reference.dtype, candidate.dtype))
+            tensor.statistics = Statistics(self.policy.tolerance(tensor.spec.label, reference.dtype, candidate.dtype))
         pairs = [(reference[origin], candidate[origin]) for origin in origins]
         return tensor.statistics.add(chunk, pairs, origins)
 
@@ -210,7 +210,8 @@ class Comparator:
             "passed": tensor.passed,
             "vacuous": tensor.vacuous,
         }
-        statistics = tensor.statistics or Statistics(self.policy.tolerance(np.dtype(np.float32), np.dtype(np.float32)))
+        single = np.dtype(np.float32)
+        statistics = tensor.statistics or Statistics(self.policy.tolerance(tensor.spec.label, single, single))
         return {
             **head,
             **statistics.to_json(self.percentiles),

@@ -148,7 +148,7 @@ def _compare_dumps(
     total = max(judged.requested_chunks or reference.chunk_count, candidate.chunk_count)
     if policy.atol is None and policy.rtol is None:
         policy = TolerancePolicy(judged.atol, judged.rtol)
-    policy = replace(policy, arithmetic=judged.arithmetic)
+    policy = replace(policy, arithmetic=judged.arithmetic, floor=reference.noise_floor())
     comparator = Comparator(specs, total, policy, [*judged.allow_unmatched, *allow_unmatched], percentiles)
     comparator.mark_unmatched(_reasons(specs, ours, theirs, judged.unmatched))
     for index in range(min(reference.chunk_count, candidate.chunk_count)):

@@ -16,8 +16,10 @@ from safetensors.numpy import load_file, save
 
 from ..errors import StreamparityError
 from ..tensors import Array, TensorSpec
+from .anatomy import ANATOMY, Anatomy
 from .atomic import write_bytes
 from .manifest import Manifest
+from .noise_floor import NOISE_FLOOR, NoiseFloor
 
 MANIFEST = "dump.json"
 CHUNKS = "chunks"
@@ -102,7 +104,8 @@ class DumpWriter:
         """Remove a dump's own files and nothing else that may lie beside them."""
         (self.folder / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(self.folder / CHUNKS, ignore_errors=True)
-        (self.folder / TRACE).unlink(missing_ok=True)
+        for name in (TRACE, NOISE_FLOOR, ANATOMY):
+            (self.folder / name).unlink(missing_ok=True)
 
     def _cut_trace(self) -> None:
         """Drop trace lines of a chunk that was never finished."""
@@ -192,6 +195,14 @@ class DumpReader:
             return dict(load_file(path))
         except (SafetensorError, OSError) as error:
             raise StreamparityError(f"{path} is damaged: {error}", "run the dump again with --resume") from None
+
+    def noise_floor(self) -> NoiseFloor | None:
+        """What arithmetic alone costs, where the dump says (``dump --noise-floor``)."""
+        return NoiseFloor.read(self.folder)
+
+    def anatomy(self) -> Anatomy | None:
+        """What the model is made of, where the dump says."""
+        return Anatomy.read(self.folder)
 
     def __iter__(self) -> Iterator[dict[str, Array]]:
         return (self.chunk(index) for index in range(self.chunk_count))
