@@ -19,7 +19,9 @@ from .decode import CandidateDecoder
 from .dump import DumpReader
 from .errors import StepFailed, StreamparityError
 from .identity import check_identity
-from .localize.diagnosis import diagnose
+from .localize import Seen, at_a_glance, examine
+from .localize.observation import Observation
+from .localize.repro import check_folder, write_repro
 from .loop import CandidateChunk, ChunkFailure, Mode, drive, total_chunks
 from .progress import Note, Progress, no_note, no_progress
 from .provenance import file_sha256
@@ -42,6 +44,8 @@ class RunOptions:
     allow_unmatched: Sequence[str] = ()
     allow_model_mismatch: bool = False
     settings: Mapping[str, str] = field(default_factory=dict)
+    localize: bool = False
+    repro: Path | None = None
 
 
 def run(
@@ -67,6 +71,8 @@ def run(
     """
     if options.save is not None and options.save.resolve() == reference.folder.resolve():
         raise StreamparityError(f"--save {options.save} is the reference itself", "save to another folder")
+    if options.repro is not None:
+        check_folder(options.repro, options.force)
     # What a model is fed, the preprocessor's output among it, comes from the dump: there is nothing to compare.
     specs = select([spec for spec in reference.manifest.tensors if spec.kind != "input"], options.taps)
     runner_class = backend(options.backend)
@@ -121,6 +127,7 @@ def run_opened(
         producer = {"backend": options.backend, "mode": options.mode, "threads": runner.threads, "math": runner.math}
         saved = CandidateDump(options.save, reference, facts, producer, options.force)
     failure = None
+    observation = Observation()
     step_ms, overhead_ms = [], []
     for driven in drive(runner, reference, options.mode, options.limit):
         done = _decoded(driven, decoder)
@@ -128,7 +135,7 @@ def run_opened(
             failure = done
             comparator.fail_step(done.index, done.message, done.module)
             break
-        comparator.add(done.index, done.reference, done.tensors)
+        observation.add(done, comparator.add(done.index, done.reference, done.tensors))
         step_ms.append(done.step_ms)
         overhead_ms.append(done.overhead_ms)
         if saved is not None:
@@ -138,8 +145,15 @@ def run_opened(
     if saved is not None:
         saved.finish(labels, failure)
     comparison = comparator.finish()
+    tokens = compare_tokens(reference, labels, comparator.compared_chunks)
+    seen = Seen(reference, specs, policy, comparison, tokens, observation, runner)
+    found = examine(seen, options.backend, options.model, options.settings) if options.localize else at_a_glance(seen)
+    remarks = list(notes)
+    if options.repro is not None:
+        nothing = write_repro(found.case, options.repro)
+        remarks.append(f"{options.repro}: a reproduction" if nothing is None else f"no reproduction: {nothing}")
     return build(
-        comparison,
+        {**comparison, "objections": [*comparison["objections"], *found.objections]},
         mode=options.mode,
         backend=options.backend,
         model_sha256=identity,
@@ -148,10 +162,11 @@ def run_opened(
         started=started,
         math=runner.math,
         threads=runner.threads,
-        tokens=compare_tokens(reference, labels, comparator.compared_chunks),
+        tokens=tokens,
         timing=_timing(step_ms, overhead_ms),
-        notes=notes,
-        diagnosis=tuple(diagnose(comparison, runner, reference)),
+        notes=tuple(remarks),
+        diagnosis=tuple(found.diagnosis),
+        localization=found.localization,
     )
 
 

@@ -26,6 +26,7 @@ def build(
     threads: int | None = None,
     tokens: Mapping[str, Any] | None = None,
     timing: Mapping[str, Any] | None = None,
+    localization: Mapping[str, Any] | None = None,
     diagnosis: tuple[Mapping[str, Any], ...] = (),
     notes: tuple[str, ...] = (),
 ) -> dict[str, Any]:
@@ -59,7 +60,7 @@ def build(
         "coverage": comparison["coverage"],
         "tensors": comparison["tensors"],
         "first_divergence": comparison["first_divergence"],
-        "localization": None,
+        "localization": None if localization is None else dict(localization),
         "diagnosis": [dict(finding) for finding in diagnosis],
         "tokens": None if tokens is None else dict(tokens),
         "timing": None if timing is None else dict(timing),

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import BackendMissing, StreamparityError, first_line
 from ..tensors import ENCODER_INPUTS, ENCODER_OUTPUTS
+from .onnx_cut import cut
 
 STATELESS_HINT = (
     "export it with cache support: model.set_export_config({'cache_support': 'True'}) before model.export, "
@@ -110,7 +111,7 @@ class OnnxGraph:
         for node, scope in zip(nodes, scopes, strict=True):
             for name in node.input:
                 users.setdefault(name, []).append(scope)
-        outputs, types = {port.name for port in self.outputs}, self._types()
+        outputs, types = {port.name for port in self.outputs}, self.types()
         found, reasons = {}, {}
         for tap in taps:
             path = tap.removeprefix(root)
@@ -134,7 +135,8 @@ class OnnxGraph:
                 found[tap] = leaving[-1][0]
         return found, reasons
 
-    def _types(self) -> dict[str, int]:
+    def types(self) -> dict[str, int]:
+        """ONNX element type of every tensor that shape inference can tell."""
         from onnx import shape_inference
 
         inferred = shape_inference.infer_shapes(self.proto)
@@ -152,6 +154,11 @@ class OnnxGraph:
             if name not in present:
                 proto.graph.output.append(onnx.ValueInfoProto(name=name))
         data: bytes = proto.SerializeToString()
+        return data
+
+    def cut_at(self, names: Sequence[str], outputs: Sequence[str]) -> bytes:
+        """The graph, serialised, cut at inner tensors (:func:`streamparity.runners.onnx_cut.cut`)."""
+        data: bytes = cut(self.proto, names, outputs, self.types()).SerializeToString()
         return data
 
 
