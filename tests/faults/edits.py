@@ -77,7 +77,7 @@ def at_input(model: onnx.ModelProto, port: str, build) -> None:
 
 def multiply(model: onnx.ModelProto, factor, name: str = "planted_factor"):
     constant(model, name, np.asarray(factor, np.float32))
-    return lambda old, new: [helper.make_node("Mul", [old, name], [new], name="/planted/Mul")]
+    return lambda old, new: [helper.make_node("Mul", [old, name], [new], name=f"/planted/Mul_{name}")]
 
 
 def cast_through(kind: int):

@@ -241,9 +241,7 @@ CACHES = [
         "cache_last_channel_next_len",
         length_edit(lambda m, b, s: lambda old, new: [helper.make_node("Neg", [old], [new], name="/planted/Neg")]),
     ),
-    graph(
-        "length-physical", "cache-length-wrong", "cache_last_channel_next_len", length_edit(constant_length)
-    ),
+    graph("length-physical", "cache-length-wrong", "cache_last_channel_next_len", length_edit(constant_length)),
     graph("length-unbounded", "cache-length-wrong", "cache_last_channel_next_len", unbounded, when_full),
     graph(
         "length-resets",
@@ -256,6 +254,12 @@ CACHES = [
 ]
 
 # ----------------------------------------------------------------------------------------------- weights
+
+
+def first_label(bench: Bench) -> int:
+    """The chunk of the first label: until then the predictor is fed the blank, whose embedding is zero."""
+    blank = bench.reference().manifest.decoder.blank_id
+    return next(line["chunk"] for line in bench.reference().trace() if line["label"] != blank)
 
 
 def weight(path: Callable[[Bench], str] | str, change):
@@ -401,6 +405,7 @@ WEIGHTS = [
         "weights-differ",
         "decoder.prediction",
         lstm_gates,
+        first_label,
         file="decoder_joint.onnx",
     ),
     graph(
@@ -476,7 +481,10 @@ def overflowing(model, bench, strength):
 
 
 def clipped(model, bench, strength):
-    low, high = constant(model, "planted_low", np.float32(-strength)), constant(model, "planted_high", np.float32(strength))
+    low, high = (
+        constant(model, "planted_low", np.float32(-strength)),
+        constant(model, "planted_high", np.float32(strength)),
+    )
     return lambda old, new: [helper.make_node("Clip", [old, low, high], [new], name="/planted/Clip")]
 
 
@@ -496,7 +504,10 @@ def batch_statistics(model, bench, strength):
         name: state[f"{path}.{name}"].numpy().reshape(1, -1, 1)
         for name in ("weight", "bias", "running_mean", "running_var")
     }
-    gain, offset = constant(model, "planted_gain", vectors["weight"]), constant(model, "planted_offset", vectors["bias"])
+    gain, offset = (
+        constant(model, "planted_gain", vectors["weight"]),
+        constant(model, "planted_offset", vectors["bias"]),
+    )
     tiny = constant(model, "planted_epsilon", np.float32(1e-5))
     scope = f"/layers.{layer}/conv/batch_norm"
 
@@ -505,7 +516,9 @@ def batch_statistics(model, bench, strength):
             helper.make_node("ReduceMean", [old], [f"{new}_mean"], axes=[2], keepdims=1, name=f"{scope}/ReduceMean"),
             helper.make_node("Sub", [old, f"{new}_mean"], [f"{new}_centred"], name=f"{scope}/Sub"),
             helper.make_node("Mul", [f"{new}_centred", f"{new}_centred"], [f"{new}_square"], name=f"{scope}/Mul"),
-            helper.make_node("ReduceMean", [f"{new}_square"], [f"{new}_var"], axes=[2], keepdims=1, name=f"{scope}/ReduceMean_1"),
+            helper.make_node(
+                "ReduceMean", [f"{new}_square"], [f"{new}_var"], axes=[2], keepdims=1, name=f"{scope}/ReduceMean_1"
+            ),
             helper.make_node("Add", [f"{new}_var", tiny], [f"{new}_safe"], name=f"{scope}/Add"),
             helper.make_node("Sqrt", [f"{new}_safe"], [f"{new}_root"], name=f"{scope}/Sqrt"),
             helper.make_node("Div", [f"{new}_centred", f"{new}_root"], [f"{new}_unit"], name=f"{scope}/Div"),
@@ -538,20 +551,32 @@ ARITHMETIC = [
         lambda m, b, s: layer_norm_epsilon("layers.0.norm_self_att", s)(m),
         strengths=(0.1, 1e-4),
     ),
-    graph("batch-norm-in-training", "batchnorm-training-mode", "encoder.layers.{mid}.conv", batch_statistics, only="regular"),
+    graph(
+        "batch-norm-in-training",
+        "batchnorm-training-mode",
+        "encoder.layers.{mid}.conv",
+        batch_statistics,
+        only="regular",
+    ),
     graph("matmuls-in-tf32", "reduced-precision", "encoder.pre_encode", every_matmul_in("tf32")),
     graph("matmuls-in-bfloat16", "reduced-precision", "encoder.pre_encode", every_matmul_in("bfloat16")),
     graph(
         "one-piece-in-float16",
         "reduced-precision",
         "encoder.layers.{mid}.feed_forward2",
-        at_tap(lambda b: f"layers.{mid(b)}.feed_forward2.linear2", "Add", lambda m, b, s: cast_through(TensorProto.FLOAT16)),
+        at_tap(
+            lambda b: f"layers.{mid(b)}.feed_forward2.linear2", "Add", lambda m, b, s: cast_through(TensorProto.FLOAT16)
+        ),
     ),
     graph(
         "one-piece-in-bfloat16",
         "reduced-precision",
         "encoder.layers.{last}.conv",
-        at_tap(lambda b: f"layers.{last(b)}.conv.pointwise_conv2", "Conv", lambda m, b, s: cast_through(TensorProto.BFLOAT16)),
+        at_tap(
+            lambda b: f"layers.{last(b)}.conv.pointwise_conv2",
+            "Conv",
+            lambda m, b, s: cast_through(TensorProto.BFLOAT16),
+        ),
     ),
     graph(
         "float16-overflows",
@@ -598,8 +623,7 @@ def shift_scores(model, bench, strength):
 def unmask(layers: Callable[[Bench], list[int]]) -> Callable[[onnx.ModelProto, Bench, float], None]:
     def edit(model: onnx.ModelProto, bench: Bench, strength: float) -> None:
         for layer in layers(bench):
-            for position in (0, 1):
-                node = find(model, f"layers.{layer}.self_attn", "Where", position)
+            for node in [find(model, f"layers.{layer}.self_attn", "Where", position) for position in (0, 1)]:
                 node.op_type = "Identity"
                 kept = node.input[2]
                 del node.input[:]
@@ -684,7 +708,11 @@ def mix_batch(model, bench, strength):
     after(
         model,
         node.output[0],
-        lambda old, new: [helper.make_node("ReduceMean", [old], [new], axes=[0], keepdims=1, name="/planted/ReduceMean")],
+        lambda old, new: [
+            helper.make_node("ReduceMean", [old], [f"{new}_mean"], axes=[0], keepdims=1, name="/planted/ReduceMean"),
+            helper.make_node("Sub", [f"{new}_mean", old], [f"{new}_off"], name="/planted/Sub"),
+            helper.make_node("Add", [old, f"{new}_off"], [new], name="/planted/Add"),
+        ],
     )
 
 
@@ -700,7 +728,8 @@ def silence_joint(model, bench, strength):
 OTHERS = [
     graph("output-axes-exchanged", "layout-transposed", "outputs", swap_output_axes),
     graph("returned-cache-misread", "layout-transposed", "cache_last_time_next", misread_cache),
-    graph("drops-one-frame-more", "pre-encode-overlap-wrong", "encoder.layers.0", drop_one_more),
+    # The frames that are left set how many positions are encoded, before the first layer sees them.
+    graph("drops-one-frame-more", "pre-encode-overlap-wrong", "encoder.pos_enc", drop_one_more),
     graph("drops-the-wrong-end", "pre-encode-overlap-wrong", "encoder.layers.0", drop_the_other_end),
     graph("batch-mixed", "batch-dependence", "", mix_batch),
     graph("output-constant", "degenerate-output", "outputs", zero_tensor("outputs")),

@@ -149,6 +149,20 @@ class Case:
         """Nodes of the graph that can have made the error."""
         return self._suspicion[0]
 
+    @cached_property
+    def foreign(self) -> list[Any]:
+        """Suspect nodes whose names lie in no module of the reference: somebody put them there."""
+        if self.anatomy is None:
+            return []
+        known = {"encoder", *(spec.label for spec in self.specs)}
+        for name in self.anatomy.parameters:
+            known |= {name.rsplit(".", depth)[0] for depth in range(1, name.count(".") + 1)}
+        return [
+            node
+            for node in self.suspects
+            if node.op_type != "Constant" and module_path(node.name) and not _is_known(scope_of(node), known)
+        ]
+
     @property
     def together(self) -> list[str]:
         """The first tensor that fails by itself, and those that fail for the same nodes."""
@@ -242,7 +256,9 @@ class Case:
         named = self._named_by_evidence(label)
         if named is not None:
             return named[0]
-        taps = [name for name in self.together if name.startswith("encoder.")]
+        # What several layers share they were handed: then the first of them is where it shows.
+        layer = f"encoder.layers.{self.layer}."
+        taps = [name for name in self.together if name.startswith(layer if self.layer is not None else "encoder.")]
         if len(taps) > 1:
             return _common(taps)
         return label
@@ -257,6 +273,22 @@ class Case:
         computing = [node.name for node in self.suspects if node.op_type != "Constant"]
         return computing[0] if len(computing) == 1 else None
 
+    def _scope_in_front(self, node: Any) -> str | None:
+        """The layer's module whose output a foreign node takes."""
+        if self.graph is None:
+            return None
+        producers = {name: other for other in self.graph.proto.graph.node for name in other.output}
+        waiting, strange = list(node.input), {id(other) for other in self.foreign}
+        while waiting:
+            producer = producers.get(waiting.pop(0))
+            if producer is None or producer.op_type == "Constant":
+                continue
+            if id(producer) in strange:
+                waiting += producer.input
+            elif scope_of(producer).startswith("encoder.layers."):
+                return scope_of(producer)
+        return None
+
     def _named_by_evidence(self, label: str) -> tuple[str, str] | None:
         """Module and node of a weight or node that is wrong and can have made the error."""
         if self.systemic:
@@ -266,11 +298,20 @@ class Case:
             module = weight.parameter.rpartition(".")[0]
             if weight.node in suspects or module == label or module.startswith(f"{label}."):
                 return module, weight.node
+        for node in self.foreign:
+            scope = self._scope_in_front(node)
+            if scope is not None and self.layer is not None:
+                return scope, node.name
         # What was put in under a name of its own says less of the place than what stands in the module itself.
         for odd in sorted(self.odd_nodes, key=lambda odd: odd.what in ("extra", "missing")):
             if odd.module.startswith("encoder.layers.") and odd.node:
                 return odd.module, odd.node
         return None
+
+
+def _is_known(scope: str, known: set[str]) -> bool:
+    """Whether a module path, or the module that an operator of no module of its own stands in, is the reference's."""
+    return scope in known or scope.rpartition(".")[0] in known - {"encoder"}
 
 
 def _common(labels: Sequence[str]) -> str:

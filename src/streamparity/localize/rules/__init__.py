@@ -16,6 +16,7 @@ RULES: tuple[Rule, ...] = (
     weights.batch_norm_in_training,
     numbers.not_finite,
     numbers.saturated,
+    numbers.clipping,
     numbers.reduced_precision,
     caches.lengths,
     caches.returned_caches,

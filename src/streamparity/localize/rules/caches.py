@@ -104,7 +104,7 @@ def unused_caches(case: Case) -> Iterator[Finding]:
     if sources and all(found and not any(found.values()) for found in sources.values()):
         yield Finding(
             "stateless-export",
-            0.97,
+            0.985,
             "no layer's output depends on either cache: the graph has cache ports but no memory",
             "export with set_export_config({'cache_support': 'True'}), or streamparity export",
             {"layers": len(next(iter(sources.values())))},

@@ -64,6 +64,8 @@ def saturated(case: Case) -> Iterator[Finding]:
     if not wrong.any() or wrong.all():
         return
     bounds = np.unique(actual[wrong])
+    if not bounds.all():
+        return  # values that are lost rather than cut off
     beyond = all(np.abs(expected[wrong & (actual == b)]).min() >= abs(b) * (1 - 1e-6) for b in bounds[:2])
     if len(bounds) <= 2 and beyond and int(wrong.sum()) >= 2:
         limit = float(np.abs(bounds).max())
@@ -117,6 +119,20 @@ def _formats(case: Case) -> list[str]:
         elif node.op_type in QUANTISING:
             found.add("int8")
     return sorted(found)
+
+
+def clipping(case: Case) -> Iterator[Finding]:
+    """A clip that no exporter puts there, among the nodes that can have made the error."""
+    for node in case.foreign:
+        if node.op_type in ("Clip", "Min", "Max"):
+            yield Finding(
+                "overflow",
+                0.9,
+                f"what {case.module} hands on is cut off by {node.name}, a {node.op_type} that belongs to no module",
+                "take it out, or use a format that reaches further",
+                {"node": node.name, "tensor": case.introduced},
+            )
+            return
 
 
 def _by_figures(case: Case, label: str) -> Iterator[Finding]:
