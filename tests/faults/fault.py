@@ -21,6 +21,9 @@ class Planted:
         reference: name of the bench's dump.
         backend: which backend a localizer opens the model with.
         settings: its options.
+        allow_unmatched: taps that the model may lack.
+        limit: stop after so many chunks.
+        mode: how caches are fed.
     """
 
     model: Path
@@ -28,6 +31,18 @@ class Planted:
     reference: str = "speech"
     backend: str = "ort"
     settings: Mapping[str, str] = field(default_factory=dict)
+    allow_unmatched: tuple[str, ...] = ()
+    limit: int | None = None
+    mode: str = "closed-loop"
+
+
+@dataclass(frozen=True)
+class Harmless:
+    """A change that is no fault."""
+
+    name: str
+    plant: Callable[[Bench], Planted]
+    only: str | None = None
 
 
 @dataclass(frozen=True)

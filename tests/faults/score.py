@@ -58,7 +58,15 @@ def run_planted(bench: Bench, planted: Planted, localize: bool = True) -> dict[s
             settings=planted.settings,
         ),
     )
-    options = RunOptions(planted.backend, planted.model, localize=localize, settings=planted.settings)
+    options = RunOptions(
+        planted.backend,
+        planted.model,
+        mode=planted.mode,
+        limit=planted.limit,
+        allow_unmatched=planted.allow_unmatched,
+        localize=localize,
+        settings=planted.settings,
+    )
     return run_opened(runner, reference, specs, options)
 
 

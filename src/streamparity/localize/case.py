@@ -141,8 +141,10 @@ class Case:
         tensors = {name: tensor_of(name) for name in self.isolated}
         pieces = Pieces(self.graph.proto, tensors, cut if self.pieces is not None else [])
         passing = [name for name, error in self.isolated.items() if error.ratio <= 1]
-        failing = [] if self.systemic else [name for name in self.failing if name in self.isolated]
-        return pieces.suspects(label, failing, passing)
+        # Across layers next to everything shares the bookkeeping of masks and shapes.
+        near = [] if self.systemic or self.layer is None else [name for name in self.failing if name in self.isolated]
+        layer = f"encoder.layers.{self.layer}."
+        return pieces.suspects(label, [name for name in near if name.startswith(layer)], passing)
 
     @property
     def suspects(self) -> list[Any]:
@@ -217,7 +219,7 @@ class Case:
         for name, array in right.tensors.items():
             other = array
             if array.dtype.kind == "f":
-                other = noise.standard_normal(array.shape).astype(array.dtype)
+                other = np.asarray(noise.standard_normal(array.shape), array.dtype)
             both[name] = np.concatenate([array, other])
         done = self.subject.whole(right.having(**both))
         if done is None:
@@ -256,12 +258,9 @@ class Case:
         named = self._named_by_evidence(label)
         if named is not None:
             return named[0]
-        # What several layers share they were handed: then the first of them is where it shows.
-        layer = f"encoder.layers.{self.layer}."
-        taps = [name for name in self.together if name.startswith(layer if self.layer is not None else "encoder.")]
-        if len(taps) > 1:
-            return _common(taps)
-        return label
+        shared = _common(self.together)
+        # A whole layer says less than the part of it that fails first.
+        return label if shared == f"encoder.layers.{self.layer}" else shared
 
     @cached_property
     def node(self) -> str | None:

@@ -30,6 +30,7 @@ class Attention:
         chunk: the chunk it was found on.
         valid: slots that carry data.
         seen: slots that have an effect, of all.
+        effect: its size, relative.
     """
 
     chunk: int
@@ -44,8 +45,15 @@ class Attention:
 
     @property
     def valid_unseen(self) -> int:
-        """Slots with data that have none."""
-        return sum(valid and not seen for seen, valid in zip(self.seen, self.valid, strict=True))
+        """Slots with data, oldest or newest, that have none whatever.
+
+        Attention that is merely sharp loses single ones by rounding, and those lie anywhere.
+        """
+        held = [effect for effect, valid in zip(self.effect, self.valid, strict=True) if valid]
+        unseen = [effect == 0 for effect in held]
+        oldest = next((i for i, blind in enumerate(unseen) if not blind), len(unseen))
+        newest = next((i for i, blind in enumerate(reversed(unseen)) if not blind), len(unseen))
+        return sum(unseen) if sum(unseen) in (oldest, newest) else 0
 
 
 class Sensitivity:
@@ -131,8 +139,7 @@ class Sensitivity:
             after = self._run(chunk, {}, {label: disturbed})
             if after is None:
                 return None
-            moved = np.abs(after[users[layer]].astype(np.float64) - before).max(axis=(0, 2))
-            seen[:, frame] = moved > SEEN * max(float(np.abs(before).max()), 1e-30)
+            seen[:, frame] = np.abs(after[users[layer]].astype(np.float64) - before).max(axis=(0, 2)) > 0
         return seen, self._should_see(produced)
 
     def _should_see(self, frames: int) -> Array:
@@ -140,10 +147,11 @@ class Sensitivity:
         query, key = np.arange(frames)[:, None], np.arange(frames)[None, :]
         if self._config.att_context_style == "regular":
             far = (right >= 0) & (key > query + right) | (left >= 0) & (key < query - left)
-            return np.asarray(~far)
+            near: Array = np.asarray(~far)
+            return near
         if right < 0:
             return np.ones((frames, frames), bool)
-        visible: Array = key // (right + 1) <= query // (right + 1)
+        visible: Array = np.asarray(key // (right + 1) <= query // (right + 1))
         return visible
 
     def _users(self, port: str, tensors: Mapping[str, Array]) -> dict[int, str]:
@@ -162,7 +170,7 @@ class Sensitivity:
         return self._subject.pieces(chunk, inputs, forced, self._at)
 
     def _disturbed(self, cache: Array, where: tuple[slice | int, ...]) -> Array:
-        disturbed = cache.copy()
+        disturbed: Array = cache.copy()
         size = float(np.sqrt(np.mean(np.square(cache, dtype=np.float64)))) or 1.0
         disturbed[where] += self._noise.normal(0, 3 * size, disturbed[where].shape).astype(cache.dtype)
         return disturbed

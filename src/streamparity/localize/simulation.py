@@ -9,7 +9,7 @@ import numpy as np
 
 from ..schedule import StreamingConfig
 from ..tensors import CACHE_FEEDBACK, Array
-from .cache_changes import Change, changes
+from .cache_changes import CHANNEL, TIME, Change, changes
 from .feature_changes import feature_changes
 from .inputs import Inputs
 from .subject import Subject
@@ -20,6 +20,9 @@ UNEXPLAINED = 0.05
 FAITHFUL = 1e-3
 # Of several ways that explain the chunk, the ones nearest are tried on the chunks that follow.
 TRIED_FURTHER = 8
+# Steps of Newton's method, and how far apart two runs are that give a direction.
+NEWTON = 3
+NUDGE = 1e-2
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,14 @@ class Simulation:
                 return inputs.having(**same[0].caches) if same else None
 
             yield change, faithful.having(**change.caches), cached
+        for scaled, factor in self._scalings(faithful):
+
+            def rescaled(chunk: int, inputs: Inputs, ports: tuple[str, ...] = scaled, by: float = factor) -> Inputs:
+                return inputs.having(**_scaled(inputs.caches, ports, by))
+
+            caches = _scaled(faithful.caches, scaled, factor)
+            text = f"multiplies {' and '.join(scaled)} by {factor:.6g} in every step"
+            yield Change("drift", scaled[0], text, caches), faithful.having(**caches), rescaled
         for altered in feature_changes(self._subject.script, self._chunk, self._config):
 
             def heard(chunk: int, inputs: Inputs, text: str = altered.text) -> Inputs | None:
@@ -99,6 +110,33 @@ class Simulation:
 
             as_change = Change(altered.code, altered.port, altered.text, {})
             yield as_change, altered.inputs.having(**faithful.caches), heard
+
+    def _scalings(self, faithful: Inputs) -> Iterator[tuple[tuple[str, ...], float]]:
+        """Factors on caches that come nearest to what the candidate did, found by Newton's method."""
+        base = self._subject.whole(faithful)
+        for ports in ((CHANNEL, TIME), (CHANNEL,), (TIME,)):
+            factor, around = 1.0, base
+            for _ in range(NEWTON):
+                near = self._subject.whole(faithful.having(**_scaled(faithful.caches, ports, factor * (1 + NUDGE))))
+                step = None if around is None or near is None else self._step(around, near)
+                if step is None or not 0.01 < factor * (1 + NUDGE * step) < 100:
+                    break
+                factor *= 1 + NUDGE * step
+                around = self._subject.whole(faithful.having(**_scaled(faithful.caches, ports, factor)))
+            else:
+                yield ports, factor
+
+    def _step(self, around: Mapping[str, Array], near: Mapping[str, Array]) -> float | None:
+        """How many times the way from ``around`` to ``near`` comes nearest to the candidate."""
+        observed, along, squared = self._observed[self._chunk], 0.0, 0.0
+        for spec in self._subject.specs:
+            start, end, goal = (side.get(spec.name) for side in (around, near, observed))
+            if start is None or end is None or goal is None or start.dtype.kind != "f" or start.shape != goal.shape:
+                continue
+            way = end.astype(np.float64) - start
+            along += float(np.vdot(way, goal.astype(np.float64) - start))
+            squared += float(np.vdot(way, way))
+        return along / squared if squared and np.isfinite(along) else None
 
     def _cache_changes(self, inputs: Inputs, chunk: int, layers: list[int]) -> Iterator[Change]:
         script = self._subject.script
@@ -149,6 +187,10 @@ class Simulation:
         if not np.isfinite(left):
             return np.inf
         return left / deviation if deviation else 0.0 if left == 0 else np.inf
+
+
+def _scaled(caches: Mapping[str, Array], ports: tuple[str, ...], factor: float) -> dict[str, Array]:
+    return {port: (caches[port] * factor).astype(caches[port].dtype) for port in ports}
 
 
 def _rank(unexplained: float | None) -> float:

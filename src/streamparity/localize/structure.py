@@ -86,6 +86,9 @@ class Layers:
         for name in sorted({*mine, *(name for nodes in others for name in nodes)}):
             have = [nodes[name] for nodes in others if name in nodes]
             if name in mine and not have:
+                # Layers share what comes out the same for all of them; it then bears the name of the first.
+                if self._is_shared(mine[name], layer):
+                    continue
                 yield self._odd(mine[name], "extra", f"no other layer has this {mine[name].op_type}")
             elif name not in mine and len(have) == len(others):
                 module = f"encoder.{LAYER.sub(f'layers.{layer}', module_path(have[0].name))}"
@@ -95,6 +98,13 @@ class Layers:
                 )
             elif name in mine and len(have) == len(others):
                 yield from self._compared(mine[name], have)
+
+    def _is_shared(self, node: Any, layer: int) -> bool:
+        """Whether another layer uses what a node of this one computes."""
+        return any(
+            other != layer and set(node.output) & {name for user in nodes.values() for name in user.input}
+            for other, nodes in self._layers.items()
+        )
 
     def _compared(self, mine: Any, others: list[Any]) -> Iterator[OddNode]:
         if _agree([node.op_type for node in others]) and mine.op_type != others[0].op_type:
@@ -119,11 +129,12 @@ class Layers:
         for name in node.input:
             producer = self._producer.get(name)
             if name in self._weights and int(np.prod(self._weights[name])) > SMALL:
-                described.append(f"weight {list(self._weights[name])}")
+                kept = "::" not in name and "." in name
+                described.append(_anywhere(name) if kept else f"weight {list(self._weights[name])}")
             elif name in self._weights or (producer is not None and producer.op_type == "Constant"):
                 value = self._constants.value(name)
                 named = name in self._weights and "." in name and "::" not in name
-                described.append("weight" if value is None or named else f"={np.asarray(value).tolist()}")
+                described.append(_anywhere(name) if value is None or named else f"={np.asarray(value).tolist()}")
             elif producer is None:
                 described.append(name)
             elif LAYER.search(producer.name) or not _is_gather(producer):

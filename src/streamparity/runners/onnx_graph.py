@@ -95,8 +95,9 @@ class OnnxGraph:
     def tap_tensors(self, taps: Iterable[str], root: str) -> tuple[dict[str, str], dict[str, str]]:
         """Find the graph's own tensor for each tap.
 
-        A module's output is the last floating-point tensor computed in its scope that a node outside the scope uses, or
-        that is an output of the graph.
+        Of the floating-point tensors computed in a module's scope that a node outside the scope uses, or that are
+        outputs of the graph, its output is the one that depends on most of the scope: what else leaves it (a cache on
+        its way to the next step) is made of less. The order of nodes says nothing: optimisers change it.
 
         Args:
             taps: tap labels.
@@ -129,10 +130,10 @@ class OnnxGraph:
                 reasons[tap] = f"no node of the graph is named after {path} (renamed or fused by an optimiser?)"
             elif not leaving:
                 reasons[tap] = f"no floating-point tensor leaves {path} in the graph (fused into its neighbours?)"
-            elif _folded(leaving[-1][1]):
+            elif _folded((chosen := _furthest(leaving, inside))[1]):
                 reasons[tap] = f"the exporter folded {path} with the batch norm that follows it"
             else:
-                found[tap] = leaving[-1][0]
+                found[tap] = chosen[0]
         return found, reasons
 
     def types(self) -> dict[str, int]:
@@ -175,6 +176,25 @@ def module_path(node_name: str) -> str:
 
 def _within(scope: str, path: str) -> bool:
     return scope == path or scope.startswith(path + ".")
+
+
+def _furthest(leaving: Sequence[tuple[str, Any]], inside: Sequence[Any]) -> tuple[str, Any]:
+    """Of several tensors with their nodes, the one that depends on most nodes; of equals the last."""
+    if len(leaving) == 1:
+        return leaving[0]
+    producers = {name: node for node in inside for name in node.output}
+
+    def reach(node: Any) -> int:
+        seen, waiting = {id(node)}, list(node.input)
+        while waiting:
+            other = producers.get(waiting.pop())
+            if other is not None and id(other) not in seen:
+                seen.add(id(other))
+                waiting += other.input
+        return len(seen)
+
+    reached = [reach(node) for _, node in leaving]
+    return leaving[max(range(len(leaving)), key=lambda place: (reached[place], place))]
 
 
 def _folded(node: Any) -> bool:

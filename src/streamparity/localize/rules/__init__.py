@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 from ..case import Case
 from ..finding import Finding
-from . import attention, caches, decisions, drift, driver, features, numbers, weights
+from . import attention, caches, decisions, drift, driver, features, numbers, structure, weights
 
 Rule = Callable[[Case], Iterator[Finding]]
 
@@ -27,6 +27,7 @@ RULES: tuple[Rule, ...] = (
     attention.frames_per_chunk,
     features.inside_the_model,
     features.layout,
+    structure.graph_differs,
     decisions.near_tie,
     decisions.degenerate,
     decisions.batch,

@@ -119,6 +119,16 @@ def frames_per_chunk(case: Case) -> Iterator[Finding]:
         return
     actual = int(np.asarray(held["out/encoded_lengths"]).reshape(-1)[0])
     expected = int(case.script.expected(case.chunk)["out/encoded_lengths"].reshape(-1)[0])
+    right = case.script.expected(case.chunk)["out/outputs"].shape
+    if held["out/outputs"].shape == right:
+        yield Finding(
+            "encoded-length-wrong",
+            0.9,
+            f"encoded_lengths is {actual} although the model returns the {right[2]} frames that it should",
+            f"return {expected}: the frames kept after subsampling and dropping",
+            {"encoded_lengths": actual, "expected": expected},
+        )
+        return
     context = list(case.reference.manifest.streaming.att_context_size)
     yield Finding(
         "wrong-attention-context",

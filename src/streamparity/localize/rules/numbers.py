@@ -161,7 +161,7 @@ def _by_figures(case: Case, label: str) -> Iterator[Finding]:
         name = min(
             ("tf32", "bfloat16", "int8"), key=lambda kind: abs(np.log2(relative) - np.log2(UNIT_ROUNDOFF[kind] / 2))
         )
-        sure = 0.8 if case.systemic else 0.7
+        sure = 0.8 if case.systemic else 0.5
         where = "every piece" if case.systemic else label
         text = f"the error of {where} is noise of the size that {name} makes, relative to its values {relative:.1e}"
         yield Finding("reduced-precision", sure, text, fix, {**evidence, "format": name})
