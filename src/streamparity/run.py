@@ -17,11 +17,13 @@ from .comparison.facts import CandidateFacts
 from .comparison.result import build
 from .decode import CandidateDecoder
 from .dump import DumpReader
-from .errors import StepFailed, StreamparityError
+from .errors import Stateless, StepFailed, StreamparityError
 from .identity import check_identity
-from .localize import Seen, at_a_glance, examine
+from .localize import Seen, at_a_glance, examine, of_a_stateless_model
+from .localize.noise import noise
 from .localize.observation import Observation
 from .localize.repro import check_folder, write_repro
+from .localize.state import StateWatch
 from .loop import CandidateChunk, ChunkFailure, Mode, drive, total_chunks
 from .progress import Note, Progress, no_note, no_progress
 from .provenance import file_sha256
@@ -77,15 +79,18 @@ def run(
     specs = select([spec for spec in reference.manifest.tensors if spec.kind != "input"], options.taps)
     runner_class = backend(options.backend)
     runner_class.check_settings(options.settings)
-    runner = runner_class.open(
-        options.model,
-        RunnerOptions(
-            taps=[spec.label for spec in specs if spec.kind == "tap"],
-            decoder_taps=[spec.label for spec in specs if spec.kind == "decoder"],
-            streaming=reference.manifest.streaming,
-            settings=options.settings,
-        ),
+    wanted = RunnerOptions(
+        taps=[spec.label for spec in specs if spec.kind == "tap"],
+        decoder_taps=[spec.label for spec in specs if spec.kind == "decoder"],
+        streaming=reference.manifest.streaming,
+        settings=options.settings,
     )
+    try:
+        runner = runner_class.open(options.model, wanted)
+    except Stateless as error:
+        if not options.localize:
+            raise
+        return _stateless(error, reference, specs, options)
     with closing(runner):
         identity, notes = check_identity(runner, reference, options.model, options.allow_model_mismatch)
         specs, out_of_scope = _scope(specs, runner, reference)
@@ -127,7 +132,7 @@ def run_opened(
         producer = {"backend": options.backend, "mode": options.mode, "threads": runner.threads, "math": runner.math}
         saved = CandidateDump(options.save, reference, facts, producer, options.force)
     failure = None
-    observation = Observation()
+    observation, watch = Observation(), StateWatch()
     step_ms, overhead_ms = [], []
     for driven in drive(runner, reference, options.mode, options.limit):
         done = _decoded(driven, decoder)
@@ -136,6 +141,8 @@ def run_opened(
             comparator.fail_step(done.index, done.message, done.module)
             break
         observation.add(done, comparator.add(done.index, done.reference, done.tensors))
+        if options.localize:
+            watch.add(done)
         step_ms.append(done.step_ms)
         overhead_ms.append(done.overhead_ms)
         if saved is not None:
@@ -146,7 +153,7 @@ def run_opened(
         saved.finish(labels, failure)
     comparison = comparator.finish()
     tokens = compare_tokens(reference, labels, comparator.compared_chunks)
-    seen = Seen(reference, specs, policy, comparison, tokens, observation, runner)
+    seen = Seen(reference, specs, policy, comparison, tokens, observation, watch, runner)
     found = examine(seen, options.backend, options.model, options.settings) if options.localize else at_a_glance(seen)
     remarks = list(notes)
     if options.repro is not None:
@@ -167,6 +174,28 @@ def run_opened(
         notes=tuple(remarks),
         diagnosis=tuple(found.diagnosis),
         localization=found.localization,
+        state=found.state,
+        noise=noise(comparison, policy.floor, policy.arithmetic),
+    )
+
+
+def _stateless(
+    error: Stateless, reference: DumpReader, specs: Sequence[TensorSpec], options: RunOptions
+) -> dict[str, Any]:
+    """The result of a model that cannot be driven at all, since nothing could be fed back."""
+    comparator = Comparator(specs, total_chunks(reference, options.limit), options.policy, options.allow_unmatched)
+    comparator.fail_step(0, error.message, None)
+    place, causes = of_a_stateless_model(error)
+    return build(
+        comparator.finish(),
+        mode=options.mode,
+        backend=options.backend,
+        model_sha256=None,
+        candidate_sha256=file_sha256(options.model) if options.model.is_file() else None,
+        reference_sha256=reference.sha256,
+        started=datetime.now(timezone.utc),
+        diagnosis=tuple(causes),
+        localization=place,
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from plant_fault import layer_cache_gathers, layer_norm_epsilon, swap_layer_caches, zero_layer_cache
+from plant_fault import layer_cache_gathers, layer_norm_epsilon, swap_layer_caches, without_ports, zero_layer_cache
 from streamparity.runners.onnx_graph import module_path
 
 from .bench import Bench
@@ -30,6 +30,8 @@ from .edits import (
 from .fault import Fault, Planted
 
 CHANNEL, TIME = "cache_last_channel", "cache_last_time"
+CACHE_PORTS = (CHANNEL, TIME, "cache_last_channel_len")
+CACHE_PORTS += ("cache_last_channel_next", "cache_last_time_next", "cache_last_channel_next_len")
 
 
 def graph(
@@ -250,6 +252,7 @@ CACHES = [
         length_edit(resetting_length),
         when_seven,
     ),
+    graph("ports-missing", "stateless-export", "encoder", lambda m, b, s: without_ports(*CACHE_PORTS)(m)),
     graph("caches-unused", "stateless-export", "encoder.layers.0.self_attn", forget_all, 1),
 ]
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from streamparity.comparison import select
-from streamparity.run import RunOptions, run_opened
+from streamparity.run import RunOptions, run, run_opened
 from streamparity.runners import RunnerOptions
+from streamparity.runners.ort import OrtRunner
 
 from .bench import Bench
 from .fault import Fault, Planted
@@ -48,6 +49,17 @@ class Row:
 def run_planted(bench: Bench, planted: Planted, localize: bool = True) -> dict[str, Any]:
     """The result document of a planted fault, by the very functions that ``streamparity run`` calls."""
     reference = bench.reference(planted.reference)
+    options = RunOptions(
+        planted.backend,
+        planted.model,
+        mode=planted.mode,
+        limit=planted.limit,
+        allow_unmatched=planted.allow_unmatched,
+        localize=localize,
+        settings=planted.settings,
+    )
+    if planted.runner is OrtRunner:
+        return run(reference, options)
     specs = select([spec for spec in reference.manifest.tensors if spec.kind != "input"], [])
     runner = planted.runner.open(
         planted.model,
@@ -57,15 +69,6 @@ def run_planted(bench: Bench, planted: Planted, localize: bool = True) -> dict[s
             streaming=reference.manifest.streaming,
             settings=planted.settings,
         ),
-    )
-    options = RunOptions(
-        planted.backend,
-        planted.model,
-        mode=planted.mode,
-        limit=planted.limit,
-        allow_unmatched=planted.allow_unmatched,
-        localize=localize,
-        settings=planted.settings,
     )
     return run_opened(runner, reference, specs, options)
 

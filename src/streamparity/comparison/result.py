@@ -27,6 +27,8 @@ def build(
     tokens: Mapping[str, Any] | None = None,
     timing: Mapping[str, Any] | None = None,
     localization: Mapping[str, Any] | None = None,
+    state: Mapping[str, Any] | None = None,
+    noise: Mapping[str, Any] | None = None,
     diagnosis: tuple[Mapping[str, Any], ...] = (),
     notes: tuple[str, ...] = (),
 ) -> dict[str, Any]:
@@ -61,6 +63,8 @@ def build(
         "tensors": comparison["tensors"],
         "first_divergence": comparison["first_divergence"],
         "localization": None if localization is None else dict(localization),
+        "state": None if state is None else dict(state),
+        "noise": None if noise is None else dict(noise),
         "diagnosis": [dict(finding) for finding in diagnosis],
         "tokens": None if tokens is None else dict(tokens),
         "timing": None if timing is None else dict(timing),

@@ -1,5 +1,5 @@
 """Alignment, isolation, diagnosis: where an error is made, and why."""
 
-from .examination import Examination, Seen, at_a_glance, examine
+from .examination import Examination, Seen, at_a_glance, examine, of_a_stateless_model
 
-__all__ = ["Examination", "Seen", "at_a_glance", "examine"]
+__all__ = ["Examination", "Seen", "at_a_glance", "examine", "of_a_stateless_model"]

@@ -9,12 +9,15 @@ from typing import Any
 
 from ..comparison import TolerancePolicy
 from ..dump import DumpReader
+from ..errors import Stateless
 from ..runners import Runner, RunnerOptions, backend
 from ..tensors import TensorSpec
 from .case import Case
 from .diagnosis import diagnose, schedule_alone
+from .finding import Finding
 from .localization import localization
 from .observation import Observation
+from .state import StateWatch, state
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Seen:
     comparison: Mapping[str, Any]
     tokens: Mapping[str, Any] | None
     observation: Observation
+    watch: StateWatch
     runner: Runner
 
     def case(self, runner: Runner) -> Case:
@@ -42,12 +46,14 @@ class Examination:
         case: what it rests on.
         localization: the result's ``localization``.
         diagnosis: the result's ``diagnosis``.
+        state: the result's ``state``.
         objections: reasons against a pass that only the examination could see.
     """
 
     case: Case
     localization: dict[str, Any] | None = None
     diagnosis: Sequence[dict[str, Any]] = ()
+    state: dict[str, Any] | None = None
     objections: Sequence[str] = ()
 
 
@@ -79,6 +85,23 @@ def examine(seen: Seen, backend_name: str, model: Path, settings: Mapping[str, s
     try:
         found = diagnose(case)
         objections = [f["message"] for f in found if f["code"] == "batch-dependence"]
-        return Examination(case, localization(case), found, objections)
+        return Examination(case, localization(case), found, state(case, seen.watch), objections)
     finally:
         runner.close()
+
+
+def of_a_stateless_model(error: Stateless) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Localization and diagnosis where the model has no caches, so that nothing can be run."""
+    place = {
+        "chunk": 0,
+        "module": "encoder",
+        "kind": "introduced",
+        "isolated_max_abs": None,
+        "accumulated_max_abs": None,
+        "inherited_from": None,
+        "tensor": "cache_last_channel_next",
+        "node": None,
+        "nodes": [],
+    }
+    finding = Finding("stateless-export", 0.99, error.message, error.hint, {"ports": "missing"})
+    return place, [finding.to_json()]

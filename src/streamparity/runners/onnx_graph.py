@@ -130,7 +130,7 @@ class OnnxGraph:
                 reasons[tap] = f"no node of the graph is named after {path} (renamed or fused by an optimiser?)"
             elif not leaving:
                 reasons[tap] = f"no floating-point tensor leaves {path} in the graph (fused into its neighbours?)"
-            elif _folded((chosen := _furthest(leaving, inside))[1]):
+            elif _folded((chosen := _furthest(leaving, inside, types))[1]):
                 reasons[tap] = f"the exporter folded {path} with the batch norm that follows it"
             else:
                 found[tap] = chosen[0]
@@ -178,11 +178,14 @@ def _within(scope: str, path: str) -> bool:
     return scope == path or scope.startswith(path + ".")
 
 
-def _furthest(leaving: Sequence[tuple[str, Any]], inside: Sequence[Any]) -> tuple[str, Any]:
-    """Of several tensors with their nodes, the one that depends on most nodes; of equals the last."""
+def _furthest(leaving: Sequence[tuple[str, Any]], inside: Sequence[Any], types: Mapping[str, int]) -> tuple[str, Any]:
+    """Of several tensors with their nodes, the one that depends on most nodes that compute; of equals the last.
+
+    Nodes that work out shapes do not count: a slice can need more of them than a convolution.
+    """
     if len(leaving) == 1:
         return leaving[0]
-    producers = {name: node for node in inside for name in node.output}
+    producers = {name: node for node in inside for name in node.output if types.get(name, 1) in FLOATS}
 
     def reach(node: Any) -> int:
         seen, waiting = {id(node)}, list(node.input)

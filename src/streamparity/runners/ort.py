@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..dump.decoder import PREDICTION
-from ..errors import BackendMissing, StepFailed, StreamparityError, first_line
+from ..errors import BackendMissing, Stateless, StepFailed, StreamparityError, first_line
 from ..tensors import (
     CACHE_FEEDBACK,
     DECODER_INPUTS,
@@ -106,7 +106,7 @@ class OrtRunner(Runner):
         self._outputs = canonical_names([port.name for port in graph.outputs], ENCODER_OUTPUTS, str(path))
         missing = missing_ports(self._inputs, self._outputs)
         if missing:
-            raise StreamparityError(
+            raise Stateless(
                 f"{path} cannot stream: it has no {', '.join(missing)} (exported without cache support)", STATELESS_HINT
             )
         self._dtypes = {port.name: np.dtype(port.dtype) for port in graph.inputs if port.dtype != "bfloat16"}
