@@ -20,6 +20,8 @@ STATELESS_HINT = (
     "export it with cache support: model.set_export_config({'cache_support': 'True'}) before model.export, "
     "or streamparity export"
 )
+# Nodes in a row that converters put between those of one module under names of their own (casts, scalings).
+STRANGERS = 4
 FLOATS = {1: "float32", 10: "float16", 11: "float64", 16: "bfloat16"}
 ELEMENT_TYPES = {**FLOATS, 2: "uint8", 3: "int8", 5: "int16", 6: "int32", 7: "int64", 9: "bool"}
 
@@ -113,6 +115,7 @@ class OnnxGraph:
             for name in node.input:
                 users.setdefault(name, []).append(scope)
         outputs, types = {port.name for port in self.outputs}, self.types()
+        producers = {name: node for node in nodes for name in node.output}
         found, reasons = {}, {}
         for tap in taps:
             path = tap.removeprefix(root)
@@ -130,7 +133,7 @@ class OnnxGraph:
                 reasons[tap] = f"no node of the graph is named after {path} (renamed or fused by an optimiser?)"
             elif not leaving:
                 reasons[tap] = f"no floating-point tensor leaves {path} in the graph (fused into its neighbours?)"
-            elif _folded((chosen := _furthest(leaving, inside, types))[1]):
+            elif _folded((chosen := _furthest(leaving, inside, producers, types))[1]):
                 reasons[tap] = f"the exporter folded {path} with the batch norm that follows it"
             else:
                 found[tap] = chosen[0]
@@ -178,23 +181,33 @@ def _within(scope: str, path: str) -> bool:
     return scope == path or scope.startswith(path + ".")
 
 
-def _furthest(leaving: Sequence[tuple[str, Any]], inside: Sequence[Any], types: Mapping[str, int]) -> tuple[str, Any]:
+def _furthest(
+    leaving: Sequence[tuple[str, Any]],
+    inside: Sequence[Any],
+    producers: Mapping[str, Any],
+    types: Mapping[str, int],
+) -> tuple[str, Any]:
     """Of several tensors with their nodes, the one that depends on most nodes that compute; of equals the last.
 
     Nodes that work out shapes do not count: a slice can need more of them than a convolution.
     """
     if len(leaving) == 1:
         return leaving[0]
-    producers = {name: node for node in inside for name in node.output if types.get(name, 1) in FLOATS}
+    own = {id(node) for node in inside}
 
     def reach(node: Any) -> int:
-        seen, waiting = {id(node)}, list(node.input)
+        seen, waiting = {id(node): 0}, [node]
         while waiting:
-            other = producers.get(waiting.pop())
-            if other is not None and id(other) not in seen:
-                seen.add(id(other))
-                waiting += other.input
-        return len(seen)
+            user = waiting.pop()
+            for name in user.input:
+                other = producers.get(name)
+                if other is None or id(other) in seen or types.get(name, 1) not in FLOATS:
+                    continue
+                outside = 0 if id(other) in own else seen[id(user)] + 1
+                if outside <= STRANGERS:
+                    seen[id(other)] = outside
+                    waiting.append(other)
+        return sum(key in own for key in seen)
 
     reached = [reach(node) for _, node in leaving]
     return leaving[max(range(len(leaving)), key=lambda place: (reached[place], place))]
