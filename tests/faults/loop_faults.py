@@ -305,7 +305,7 @@ FEATURES = [
     driven("features-a-frame-late", "features-differ", FRONT, features=signal(moved(-1))),
     driven("last-frame-lost", "features-differ", FRONT, features=signal(last_frame_lost)),
     driven("mel-upside-down", "features-differ", FRONT, features=values(lambda _, f: f[:, ::-1])),
-    driven("gain", "features-differ", FRONT, features=values(lambda self, f: f + self.strength), strengths=(1.0, 1e-3)),
+    driven("gain", "features-differ", FRONT, features=values(lambda self, f: f + self.strength), strengths=(8.0, 1e-3)),
     driven("length-short", "features-differ", FRONT, features=shorter),
     driven("features-transposed", "layout-transposed", FRONT, features=signal(other_order)),
     driven("no-history", "pre-encode-overlap-wrong", FRONT, 1, features=signal(no_history)),

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import pytest
 
-from .bench import demo_bench, regular_bench
 from .graph_faults import FAULTS as GRAPH_FAULTS
 from .harmless import CHANGES
 from .loop_faults import FAULTS as LOOP_FAULTS
@@ -36,16 +35,6 @@ ON_THE_SECOND_MODEL = {
 }
 UNHARMED_ON_THE_SECOND_MODEL = {"nothing", "operators-fused", "nodes-reordered", "norms-written-out", "silence"}
 SECONDS = 20
-
-
-@pytest.fixture(scope="session")
-def demo(tmp_path_factory):
-    return demo_bench(tmp_path_factory.mktemp("battery"))
-
-
-@pytest.fixture(scope="session")
-def regular(tmp_path_factory):
-    return regular_bench(tmp_path_factory.mktemp("battery"))
 
 
 def found_as_it_should_be(bench, fault):
