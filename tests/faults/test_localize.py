@@ -17,6 +17,7 @@ from streamparity.cli import main
 from streamparity.run import RunOptions, run
 
 from .graph_faults import FAULTS as GRAPH_FAULTS
+from .harmless import CHANGES
 from .score import run_planted
 
 
@@ -129,6 +130,35 @@ def test_deeper_taps_make_smaller_pieces(demo, tmp_path):
     assert result["localization"]["module"] == "encoder.layers.1.conv.activation"
     assert result["localization"]["node"] == "/layers.1/conv/activation/Sigmoid"
     assert result["diagnosis"][0]["code"] == "graph-differs"
+
+
+@pytest.mark.parametrize(
+    "name", ["nothing", "opset-20", "norms-written-out", "weights-as-constants", "nodes-reordered"]
+)
+def test_no_node_of_a_sound_graph_is_odd(demo, regular, name):
+    from streamparity.localize.structure import Layers, odd_epsilons
+    from streamparity.runners.onnx_graph import OnnxGraph
+
+    change = next(change for change in CHANGES if change.name == name)
+    for bench in (demo, regular):
+        graph = OnnxGraph(change.plant(bench).model / "encoder.onnx")
+        assert [odd for layer in range(bench.layers) for odd in Layers(graph).odd(layer)] == []
+        assert list(odd_epsilons(graph, bench.reference().anatomy())) == []
+
+
+@pytest.mark.parametrize("name", ["nothing", "weights-transposed-and-back", "weights-as-constants", "constants-folded"])
+def test_no_weight_of_a_sound_graph_differs(demo, regular, name):
+    """Batch norms folded into convolutions, gates in ONNX's order and turned matrices among them."""
+    from streamparity.localize.weights import differences
+    from streamparity.runners import RunnerOptions
+    from streamparity.runners.ort import OrtRunner
+
+    change = next(change for change in CHANGES if change.name == name)
+    for bench in (demo, regular):
+        weights = list(OrtRunner.open(change.plant(bench).model, RunnerOptions()).weights())
+        anatomy = bench.reference().anatomy()
+        assert list(differences(weights, anatomy)) == []
+        assert len({weight.parameter for weight in weights} & set(anatomy.parameters)) > 100
 
 
 def test_a_near_tie_is_told_from_a_wrong_label():

@@ -24,7 +24,7 @@ from .observation import Observation
 from .pieces import Pieces
 from .sensitivity import Sensitivity
 from .simulation import Explanation, Simulation
-from .structure import Layers, OddNode, odd_epsilons
+from .structure import KINDS, Layers, OddNode, odd_epsilons
 from .subject import Errors, Subject
 from .weights import WeightDifference, differences
 
@@ -177,15 +177,21 @@ class Case:
 
     @cached_property
     def odd_nodes(self) -> list[OddNode]:
-        """Suspect nodes that are not as they should be."""
+        """Suspect nodes that are not as they should be, the most telling first."""
         if self.graph is None:
             return []
         names = {node.name for node in self.suspects}
         found = [odd for odd in odd_epsilons(self.graph, self.anatomy) if not names or odd.node in names]
         if self.layer is not None and not self.systemic:
             layers = list(Layers(self.graph).odd(self.layer))
-            found += [odd for odd in layers if odd.node in names or odd.what == "missing"]
-        return found
+            here = self.introduced or ""
+            found += [
+                odd
+                for odd in layers
+                if odd.node in names
+                or (odd.what == "missing" and (odd.module.startswith(here) or here.startswith(odd.module)))
+            ]
+        return sorted(found, key=lambda odd: KINDS.index(odd.what))
 
     @cached_property
     def sensitivity(self) -> Sensitivity | None:
@@ -301,8 +307,7 @@ class Case:
             scope = self._scope_in_front(node)
             if scope is not None and self.layer is not None:
                 return scope, node.name
-        # What was put in under a name of its own says less of the place than what stands in the module itself.
-        for odd in sorted(self.odd_nodes, key=lambda odd: odd.what in ("extra", "missing")):
+        for odd in self.odd_nodes:
             if odd.module.startswith("encoder.layers.") and odd.node:
                 return odd.module, odd.node
         return None

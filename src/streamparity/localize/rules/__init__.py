@@ -33,4 +33,5 @@ RULES: tuple[Rule, ...] = (
     decisions.batch,
     drift.within_noise,
     drift.accumulates,
+    weights.weights_unknown,
 )

@@ -12,10 +12,8 @@ FIX = "compare this node with the same one of another layer, and with the refere
 
 def graph_differs(case: Case) -> Iterator[Finding]:
     """A suspect node that no other layer has so, or that belongs to no module: where, if not yet why."""
-    odd = [odd for odd in case.odd_nodes if odd.what != "epsilon"]
-    # What a node holds says more than what it is connected to.
-    for kind in ("constant", "attribute", "missing", "wiring", "extra"):
-        for found in (odd for odd in odd if odd.what == kind):
+    for found in case.odd_nodes:
+        if found.what != "epsilon":
             evidence = {"node": found.node, "module": found.module, "what": found.what}
             yield Finding("graph-differs", 0.8, f"{found.node} ({found.op}): {found.text}", FIX, evidence)
             return

@@ -42,6 +42,19 @@ def weights_differ(case: Case) -> Iterator[Finding]:
     )
 
 
+def weights_unknown(case: Case) -> Iterator[Finding]:
+    """Where the dump does not say what the weights should be, they remain when nothing else is odd."""
+    if case.anatomy is not None or case.introduced is None or case.systemic or case.odd_nodes:
+        return
+    yield Finding(
+        "weights-differ",
+        0.4,
+        f"{case.module} is wrong by itself and built like every other: its weights are the likeliest cause",
+        "dump again with this version: the dump then holds what it takes to tell which weight",
+        {"tensor": case.introduced},
+    )
+
+
 def norm_epsilon(case: Case) -> Iterator[Finding]:
     """A normalisation layer with another epsilon."""
     for odd in case.odd_nodes:
