@@ -7,10 +7,10 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.setup-stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test faults lint bench clean
+.PHONY: help setup demo test faults lint bench bench-compare clean
 
 help: ## Say what the targets do
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Make .venv with all that the demo and the tests need
 
@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml constraints.txt
 			{ echo "streamparity needs Python 3.10 or newer: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }; \
 		set -ex; \
 		$(PYTHON) -m venv $(VENV); \
-		$(BIN)/python -m pip install -c constraints.txt -e '.[nemo,onnx,dev]'; \
+		$(BIN)/python -m pip install -c constraints.txt -e '.[nemo,onnx,fast,dev]'; \
 		cat $^ > $@; \
 	else touch $@; fi
 
@@ -41,6 +41,9 @@ lint: setup ## ruff (rules and format) and mypy
 
 bench: setup ## What the taps and the runner cost
 	$(BIN)/python benchmarks/overhead.py
+
+bench-compare: setup ## How fast two files are compared, beside cmp, Polygraphy, torch.testing and numpy
+	$(BIN)/python benchmarks/compare.py
 
 clean: ## Remove caches, builds and the demo's output; .venv stays
 	rm -rf streamparity-demo build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

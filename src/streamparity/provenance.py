@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -12,6 +13,11 @@ PACKAGES = ("streamparity", "numpy", "torch", "nemo_toolkit", "onnx", "onnxrunti
 
 def versions() -> dict[str, str]:
     """Versions of Python and of every package that can move a number, without importing any."""
+    return dict(_versions())
+
+
+@cache
+def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -19,6 +25,12 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+@cache
+def host() -> str:
+    """The machine and its operating system."""
+    return platform.platform()
 
 
 def file_sha256(path: Path) -> str:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
 from .candidate import CandidateDump
-from .comparison import Comparator, TolerancePolicy, compare_tokens, incomplete, select
+from .comparison import Comparator, TolerancePolicy, compare_tokens, incomplete, loops_for, select
 from .comparison.facts import CandidateFacts
 from .comparison.result import build
 from .decode import CandidateDecoder
@@ -28,7 +29,9 @@ from .loop import CandidateChunk, ChunkFailure, Mode, drive, total_chunks
 from .progress import Note, Progress, no_note, no_progress
 from .provenance import file_sha256
 from .runners import Runner, RunnerOptions, backend
-from .tensors import TensorSpec
+from .tensors import Array, TensorSpec
+
+WORST = 5  # errors shown of each tensor
 
 
 @dataclass(frozen=True)
@@ -110,27 +113,42 @@ def run_opened(
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """As :func:`run`, with a runner that is open already, its origin known and the tensors to compare chosen."""
+    with TemporaryDirectory(prefix="streamparity-") as scratch:
+        folder = options.save or Path(scratch)
+        return _run_saved(runner, reference, specs, options, folder, identity, notes, progress)
+
+
+def _run_saved(
+    runner: Runner,
+    reference: DumpReader,
+    specs: Sequence[TensorSpec],
+    options: RunOptions,
+    folder: Path,
+    identity: str | None,
+    notes: tuple[str, ...],
+    progress: Progress,
+) -> dict[str, Any]:
+    """What the model returns is written to ``folder``, from where exact percentiles read it again."""
     started = datetime.now(timezone.utc)
     total = total_chunks(reference, options.limit)
     wanted = {spec.label for spec in specs}
     unmatched = {label: reason for label, reason in runner.unmatched.items() if label in wanted}
     policy = replace(options.policy, arithmetic=runner.arithmetic, floor=reference.noise_floor())
-    comparator = Comparator(specs, total, policy, options.allow_unmatched)
+    policy.check_names(wanted)
+    comparator = Comparator(
+        specs, total, policy, options.allow_unmatched, worst=WORST, loops=loops_for(2 * reference.nbytes)
+    )
     comparator.mark_unmatched(unmatched)
     decoder = _decoder(runner, reference)
-    saved = None
-    if options.save is not None:
-        facts = CandidateFacts(
-            scope=tuple(spec.name for spec in specs),
-            unmatched=unmatched,
-            requested_chunks=total,
-            allow_unmatched=tuple(options.allow_unmatched),
-            atol=policy.atol,
-            rtol=policy.rtol,
-            arithmetic=policy.arithmetic,
-        )
-        producer = {"backend": options.backend, "mode": options.mode, "threads": runner.threads, "math": runner.math}
-        saved = CandidateDump(options.save, reference, facts, producer, options.force)
+    facts = CandidateFacts(
+        scope=tuple(spec.name for spec in specs),
+        unmatched=unmatched,
+        requested_chunks=total,
+        allow_unmatched=tuple(options.allow_unmatched),
+        policy=policy,
+    )
+    producer = {"backend": options.backend, "mode": options.mode, "threads": runner.threads, "math": runner.math}
+    saved = CandidateDump(folder, reference, facts, producer, force=options.force)
     failure = None
     observation, watch = Observation(), StateWatch()
     step_ms, overhead_ms = [], []
@@ -145,13 +163,11 @@ def run_opened(
             watch.add(done)
         step_ms.append(done.step_ms)
         overhead_ms.append(done.overhead_ms)
-        if saved is not None:
-            saved.write(done)
+        saved.write(done)
         progress(done.index + 1, total)
     labels = None if decoder is None else decoder.labels
-    if saved is not None:
-        saved.finish(labels, failure)
-    comparison = comparator.finish()
+    saved.finish(labels, failure)
+    comparison = comparator.finish(lambda: _pairs(reference, DumpReader(folder)))
     tokens = compare_tokens(reference, labels, comparator.compared_chunks)
     seen = Seen(reference, specs, policy, comparison, tokens, observation, watch, runner)
     found = examine(seen, options.backend, options.model, options.settings) if options.localize else at_a_glance(seen)
@@ -197,6 +213,13 @@ def _stateless(
         diagnosis=tuple(causes),
         localization=place,
     )
+
+
+def _pairs(
+    reference: DumpReader, candidate: DumpReader
+) -> Iterator[tuple[int, Mapping[str, Array], Mapping[str, Array]]]:
+    for index in range(candidate.chunk_count):
+        yield index, reference.chunk(index), candidate.chunk(index)
 
 
 def _scope(specs: Sequence[TensorSpec], runner: Runner, reference: DumpReader) -> tuple[list[TensorSpec], list[str]]:

@@ -166,9 +166,7 @@ def canonical_names(names: Iterable[str], ports: Mapping[str, Port], where: str)
     return found
 
 
-def valid_regions(
-    spec: TensorSpec, shape: tuple[int, ...], counts: Mapping[str, Array]
-) -> list[tuple[slice | int, ...]]:
+def valid_regions(spec: TensorSpec, shape: tuple[int, ...], counts: Mapping[str, Any]) -> list[tuple[slice | int, ...]]:
     """Index tuples that select the part of a tensor that carries data.
 
     Args:
@@ -207,6 +205,6 @@ def valid_regions(
     return regions
 
 
-def integer_tensors(tensors: Mapping[str, Array]) -> dict[str, Array]:
-    """The tensors of a chunk that valid rules can count by."""
+def integer_tensors(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """The tensors of a chunk, arrays or stored ones, that valid rules can count by."""
     return {name: tensor for name, tensor in tensors.items() if tensor.dtype.kind in "iu"}

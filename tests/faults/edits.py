@@ -83,8 +83,8 @@ def multiply(model: onnx.ModelProto, factor, name: str = "planted_factor"):
 def cast_through(kind: int):
     """Round by casting to a format and back."""
     return lambda old, new: [
-        helper.make_node("Cast", [old], [f"{new}_low"], to=kind, name=f"/planted/Cast_{abs(hash(new)) % 10**6}"),
-        helper.make_node("Cast", [f"{new}_low"], [new], to=1, name=f"/planted/Cast_up_{abs(hash(new)) % 10**6}"),
+        helper.make_node("Cast", [old], [f"{new}_low"], to=kind, name=f"/planted/Cast_{new.replace('/', '_')}"),
+        helper.make_node("Cast", [f"{new}_low"], [new], to=1, name=f"/planted/Cast_up_{new.replace('/', '_')}"),
     ]
 
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -446,18 +447,20 @@ def test_full_disk_loses_nothing_and_resumes(refused, invoke, demo_path, small_d
 
 
 def files_open(pid: int, path: Path) -> bool:
-    """Whether a process has mapped a file, so that it is at work and no longer importing."""
-    return str(path) in Path(f"/proc/{pid}/maps").read_text()
+    """Whether a process has opened a file, so that it is at work and no longer importing."""
+    with suppress(FileNotFoundError):  # closed in between, or the process has ended
+        return any(entry.resolve() == path for entry in Path(f"/proc/{pid}/fd").iterdir())
+    return False
 
 
 def test_interruption_exits_130(tmp_path):
     for name in "ab":
         with open(tmp_path / name, "wb") as file:
-            file.truncate(1 << 31)
+            file.truncate(1 << 35)
     command = [sys.executable, "-m", "streamparity.cli", "compare", "a", "b", "--shape", "-1"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not files_open(process.pid, tmp_path / "b"):
-        time.sleep(0.05)
+        time.sleep(0.001)
     os.kill(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130

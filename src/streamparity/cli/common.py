@@ -6,11 +6,14 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import StreamparityError
+
+if TYPE_CHECKING:
+    from ..comparison import ToleranceRule
 
 
 class IntList(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click only
@@ -33,6 +36,21 @@ INT_LIST = IntList()
 tolerance_options = [
     click.option("--atol", type=click.FloatRange(min=0), help="Absolute tolerance; default: by dtype."),
     click.option("--rtol", type=click.FloatRange(min=0), help="Relative tolerance; default: by dtype."),
+    click.option(
+        "--tol",
+        "rules",
+        multiple=True,
+        metavar="GLOB:FIGURES",
+        help="Tolerance of some tensors, such as 'encoder.layers.*:atol=1e-4,rtol=1e-3'; outliers=0.001 allows that "
+        "fraction of a chunk's values past it. The first that matches is taken.",
+    ),
+    click.option(
+        "--policy",
+        "policy_file",
+        type=click.Path(path_type=Path),
+        metavar="FILE.toml",
+        help="The same from a file: tables [[tolerance]] with tensors = GLOB, atol, rtol, outliers.",
+    ),
 ]
 report_options = [
     click.option("--html", "html_target", metavar="FILE", help="Write a page."),
@@ -64,6 +82,14 @@ def with_options(options: list[Callable[[Any], Any]]) -> Callable[[Any], Any]:
         return command
 
     return decorate
+
+
+def tolerance_rules(rules: tuple[str, ...], policy_file: Path | None) -> tuple[ToleranceRule, ...]:
+    """What --tol and --policy say, in the order in which it counts."""
+    from ..comparison import ToleranceRule, read_policy
+
+    from_file = [] if policy_file is None else read_policy(policy_file)
+    return (*(ToleranceRule.parse(rule) for rule in rules), *from_file)
 
 
 def note(line: str) -> None:
@@ -114,15 +140,13 @@ def check_writable(*targets: str | None) -> None:
             raise StreamparityError(f"the folder of {target} does not exist", "make it first")
 
 
-def conclude(
-    result: Mapping[str, Any],
-    *,
-    json_target: str | None = None,
-    html_target: str | None = None,
-    junit_target: str | None = None,
-    markdown_target: str | None = None,
-) -> int:
-    """Write the reports asked for, print the table unless one of them is standard output.
+def conclude(result: Mapping[str, Any], targets: Mapping[str, str | None], quiet: bool = False) -> int:
+    """Write the reports asked for, print the table unless one of them is standard output or ``quiet``.
+
+    Args:
+        result: a result document.
+        targets: files by ``json_target``, ``html_target``, ``junit_target`` and ``markdown_target``.
+        quiet: print no table.
 
     Returns:
         The exit code: 0 for a pass, 1 for a fail.
@@ -132,11 +156,12 @@ def conclude(
     from ..report.markdown import markdown
     from ..report.terminal import render
 
-    if json_target is not None:
-        write_json(result, json_target)
-    for target, report in ((html_target, html), (junit_target, junit), (markdown_target, markdown)):
-        if target is not None:
-            write_text(report(result), target)
-    if "-" not in (json_target, html_target, junit_target, markdown_target):
+    reports = {"html_target": html, "junit_target": junit, "markdown_target": markdown}
+    for option, target in targets.items():
+        if target is not None and option == "json_target":
+            write_json(result, target)
+        elif target is not None:
+            write_text(reports[option](result), target)
+    if not quiet and "-" not in targets.values():
         render(result)
     return 0 if result["verdict"] == "pass" else 1

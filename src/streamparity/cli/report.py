@@ -27,7 +27,7 @@ def command(result: Path, **targets: str | None) -> int:
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         raise StreamparityError(f"{result} is not a {SCHEMA} document", "give a file that --json wrote")
     try:
-        return conclude(document, **targets)
+        return conclude(document, targets)
     except (KeyError, TypeError, IndexError) as error:
         raise StreamparityError(
             f"{result} does not follow {SCHEMA}: {type(error).__name__} {error}", "run the comparison again"

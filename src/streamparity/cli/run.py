@@ -6,7 +6,16 @@ from pathlib import Path
 
 import click
 
-from .common import check_writable, conclude, note, progress_bar, report_options, tolerance_options, with_options
+from .common import (
+    check_writable,
+    conclude,
+    note,
+    progress_bar,
+    report_options,
+    tolerance_options,
+    tolerance_rules,
+    with_options,
+)
 
 
 def _settings(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -62,6 +71,8 @@ def command(
     force: bool,
     atol: float | None,
     rtol: float | None,
+    rules: tuple[str, ...],
+    policy_file: Path | None,
     allow_unmatched: tuple[str, ...],
     allow_model_mismatch: bool,
     settings: dict[str, str],
@@ -81,7 +92,7 @@ def command(
         limit=limit,
         save=save,
         force=force,
-        policy=TolerancePolicy(atol, rtol),
+        policy=TolerancePolicy(atol, rtol, rules=tolerance_rules(rules, policy_file)),
         allow_unmatched=allow_unmatched,
         allow_model_mismatch=allow_model_mismatch,
         settings=settings,
@@ -90,4 +101,4 @@ def command(
     )
     with progress_bar(f"run {backend}") as progress:
         result = run(DumpReader(reference), options, progress, note)
-    return conclude(result, **targets)
+    return conclude(result, targets)

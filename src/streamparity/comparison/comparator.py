@@ -5,18 +5,42 @@ Knows nothing of NeMo or runners: a stream is a mapping of arrays per chunk, des
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..tensors import Array, TensorSpec, integer_tensors, valid_regions
-from .statistics import PERCENTILES, Statistics
+from ..dtypes import family
+from ..dump.stored import Tensor
+from ..tensors import TensorSpec, integer_tensors, valid_regions
+from . import plain, shapes
+from .engine import Loops
+from .statistics import PERCENTILES, Origin, Region, Statistics
 from .tolerance import TolerancePolicy
 
-FAMILIES = {"f": "float", "i": "integer", "u": "integer", "b": "bool"}
+ANY_FLOAT = np.dtype(np.float32)
+Replay = Callable[[], Iterable[tuple[int, Mapping[str, Tensor], Mapping[str, Tensor]]]]
+
+
+class Judgement(NamedTuple):
+    """What became of one tensor.
+
+    Attributes:
+        failed_chunk: the earliest chunk past tolerance or not comparable.
+        error: why numbers alone do not tell.
+        vacuous: it could not have failed: nothing compared, or both sides one constant. Integers are compared exactly.
+    """
+
+    failed_chunk: int | None
+    error: str | None
+    vacuous: bool
+
+    @property
+    def passed(self) -> bool:
+        """Compared, not vacuous, and within tolerance everywhere."""
+        return self.failed_chunk is None and not self.vacuous
 
 
 @dataclass
@@ -36,39 +60,26 @@ class TensorComparison:
     missing: int | None = None
 
     @property
-    def problem(self) -> tuple[int, str] | None:
-        """The first chunk that could not be compared, and why; a tensor that never met is unmatched instead."""
-        problems = [] if self.mismatch is None else [self.mismatch]
-        if self.missing is not None and self.seen:
-            problems.append((self.missing, "only one side has it in this chunk"))
-        return min(problems, default=None)
-
-    @property
-    def first_failed_chunk(self) -> int | None:
-        """The earliest chunk past tolerance or not comparable."""
-        failed = [] if self.problem is None else [self.problem[0]]
-        if self.statistics is not None and self.statistics.first_failed_chunk is not None:
-            failed.append(self.statistics.first_failed_chunk)
-        return min(failed, default=None)
-
-    @property
     def seen(self) -> bool:
-        """Whether the two sides met at all."""
+        """Whether the two sides met at all; a tensor that never did is unmatched."""
         return self.statistics is not None or self.mismatch is not None
 
-    @property
-    def vacuous(self) -> bool:
-        """Could not have failed: nothing compared, or both sides one constant. Integers are compared exactly."""
-        if self.statistics is None or self.first_failed_chunk is not None:
-            return False
-        return self.statistics.elements == 0 or (
-            self.statistics.constant and self.statistics.tolerance.source != "exact"
-        )
-
-    @property
-    def passed(self) -> bool:
-        """Compared, not vacuous, and within tolerance everywhere."""
-        return self.statistics is not None and self.first_failed_chunk is None and not self.vacuous
+    def judge(self) -> Judgement:
+        """The verdict on a tensor that was seen."""
+        problems = [] if self.mismatch is None else [self.mismatch]
+        if self.missing is not None:
+            problems.append((self.missing, "only one side has it in this chunk"))
+        statistics = self.statistics
+        if problems:
+            chunk, problem = min(problems)
+            past = chunk if statistics is None else statistics.first_failed_chunk
+            return Judgement(chunk if past is None else min(chunk, past), problem, vacuous=False)
+        if statistics is None:
+            return Judgement(None, None, vacuous=True)
+        if statistics.first_failed_chunk is not None:
+            return Judgement(statistics.first_failed_chunk, statistics.not_finite, vacuous=False)
+        constant = statistics.constant and statistics.tolerance.source != "exact"
+        return Judgement(None, None, vacuous=statistics.elements == 0 or constant)
 
 
 @dataclass
@@ -80,6 +91,10 @@ class Comparator:
         total_chunks: how many chunks there should be.
         policy: tolerances.
         allow_unmatched: globs over tap names that the candidate may lack.
+        percentiles: percentages to report.
+        worst: how many of a tensor's largest errors to show with their neighbours.
+        overlap: where one side is longer along one axis, or has more chunks, compare what both have.
+        loops: the inner loops to use.
         unmatched: tensors that one side lacks, with the reason.
         failed_step: chunk, module or ``None``, and message of a step that the candidate could not run.
     """
@@ -89,6 +104,9 @@ class Comparator:
     policy: TolerancePolicy = field(default_factory=TolerancePolicy)
     allow_unmatched: Sequence[str] = ()
     percentiles: Sequence[float] = PERCENTILES
+    worst: int = 0
+    overlap: bool = False
+    loops: Loops = plain
     unmatched: dict[str, str] = field(default_factory=dict)
     failed_step: tuple[int, str | None, str] | None = None
     compared_chunks: int = 0
@@ -97,39 +115,61 @@ class Comparator:
     def __post_init__(self) -> None:
         self.tensors = [TensorComparison(spec, order) for order, spec in enumerate(self.specs)]
 
-    def add(self, chunk: int, reference: Mapping[str, Array], candidate: Mapping[str, Array]) -> bool:
+    def add(self, chunk: int, reference: Mapping[str, Tensor], candidate: Mapping[str, Tensor]) -> bool:
         """Compare one chunk; whether all of it is within tolerance. Valid regions are the reference's."""
         counts = integer_tensors(reference)
-        passed = True
+        passed, met = True, False
         for tensor in self.tensors:
             name = tensor.spec.name
             if name in reference and name in candidate:
+                met = True
                 passed &= self._compare(tensor, chunk, reference[name], candidate[name], counts)
-            elif (name in reference) != (name in candidate) and tensor.spec.kind != "input":
+            elif (name in reference) != (name in candidate) and tensor.spec.kind != "input" and not self.overlap:
                 tensor.missing = chunk if tensor.missing is None else tensor.missing
                 passed &= tensor.spec.label in self.unmatched or self._may_lack(tensor.spec)
         self.compared_chunks += 1
-        self.passed_chunks += passed
-        return passed
+        self.passed_chunks += passed and met
+        return passed and met
 
     def fail_step(self, chunk: int, message: str, module: str | None) -> None:
         """Record that the candidate could not run ``chunk``; nothing can follow it."""
         self.failed_step = (chunk, module, message)
 
     def _compare(
-        self, tensor: TensorComparison, chunk: int, reference: Array, candidate: Array, counts: Mapping[str, Array]
+        self, tensor: TensorComparison, chunk: int, reference: Tensor, candidate: Tensor, counts: Mapping[str, Tensor]
     ) -> bool:
         if tensor.mismatch is not None:
             return False
+        label = tensor.spec.label
+        tolerance = self.policy.tolerance(label, reference.dtype, candidate.dtype)
+        if self.overlap:
+            reference, candidate = shapes.overlap(reference, candidate)
         origins = valid_regions(tensor.spec, reference.shape, counts)
-        problem = _dtype_problem(reference, candidate) or _shape_problem(tensor.spec, reference, candidate, origins)
+        problem = _dtype_problem(reference, candidate)
+        if problem is None and not _fits(tensor.spec, reference, candidate, origins):
+            problem = shapes.explain(reference, candidate, tolerance, self.loops)
         if problem:
             tensor.mismatch = (chunk, problem)
             return False
         if tensor.statistics is None:
-            tensor.statistics = Statistics(self.policy.tolerance(tensor.spec.label, reference.dtype, candidate.dtype))
-        pairs = [(reference[origin], candidate[origin]) for origin in origins]
-        return tensor.statistics.add(chunk, pairs, origins)
+            tensor.statistics = Statistics(tolerance, self.loops, self.percentiles, self.worst)
+        return tensor.statistics.add(chunk, _regions(reference, candidate, origins), tolerance)
+
+    def _resolve(self, replay: Replay) -> None:
+        """Go over the chunks again, as often as percentiles need it."""
+        while unresolved := [t for t in self.tensors if t.statistics is not None and t.statistics.unresolved]:
+            for _, reference, candidate in replay():
+                counts = integer_tensors(reference)
+                for tensor in unresolved:
+                    name = tensor.spec.name
+                    if name in reference and name in candidate and tensor.statistics is not None:
+                        sides = reference[name], candidate[name]
+                        ref, cand = shapes.overlap(*sides) if self.overlap else sides
+                        origins = valid_regions(tensor.spec, ref.shape, counts)
+                        tensor.statistics.revisit(_regions(ref, cand, origins))
+            for tensor in unresolved:
+                if tensor.statistics is not None:
+                    tensor.statistics.end_pass()
 
     def _may_lack(self, spec: TensorSpec) -> bool:
         return not spec.is_port and any(fnmatchcase(spec.label, glob) for glob in self.allow_unmatched)
@@ -138,14 +178,20 @@ class Comparator:
         """Name tensors (by label) that the candidate lacks, with reasons; the rest is found by absence."""
         self.unmatched.update(reasons)
 
-    def finish(self) -> dict[str, Any]:
-        """The comparison's part of the result (docs/result.md): verdict, chunks, coverage, tensors, divergence."""
+    def finish(self, replay: Replay | None = None) -> dict[str, Any]:
+        """The comparison's part of the result (docs/result.md): verdict, chunks, coverage, tensors, divergence.
+
+        Args:
+            replay: gives the chunks again, as they were added. Without it the percentiles of tensors with more errors
+                than are held in memory are ``None``.
+        """
+        if replay is not None:
+            self._resolve(replay)
         for tensor in self.tensors:
             if not tensor.seen and tensor.spec.kind != "input" and self.compared_chunks:
                 self.unmatched.setdefault(tensor.spec.label, "the candidate does not have it")
-        met = [tensor for tensor in self.tensors if tensor.seen]
-        vacuous = [tensor for tensor in met if tensor.vacuous]
-        objections = self._objections(met, vacuous)
+        met = [(tensor, tensor.judge()) for tensor in self.tensors if tensor.seen]
+        objections = self._objections(met)
         return {
             "verdict": "fail" if objections else "pass",
             "objections": objections,
@@ -155,86 +201,91 @@ class Comparator:
                 "passed": self.passed_chunks,
             },
             "coverage": {
-                "compared": sum(not tensor.vacuous for tensor in met),
+                "compared": sum(not judged.vacuous for _, judged in met),
                 "unmatched": sorted(self.unmatched),
                 "unmatched_reasons": dict(sorted(self.unmatched.items())),
-                "vacuous": [tensor.spec.label for tensor in vacuous],
+                "vacuous": [tensor.spec.label for tensor, judged in met if judged.vacuous],
             },
-            "tensors": [self._tensor_json(tensor) for tensor in met],
+            "tensors": [self._tensor_json(*each) for each in met],
             "first_divergence": self._first_divergence(met),
         }
 
-    def _objections(self, met: Sequence[TensorComparison], vacuous: Sequence[TensorComparison]) -> list[str]:
+    def _objections(self, met: Sequence[tuple[TensorComparison, Judgement]]) -> list[str]:
         """Every reason why this is not a pass, one line each."""
         objections = []
         if self.failed_step is not None:
             objections.append(f"chunk {self.failed_step[0]}: the candidate could not run it")
         elif self.compared_chunks < self.total_chunks:
             objections.append(f"{self.compared_chunks} of {self.total_chunks} chunks were compared")
-        failed = [tensor for tensor in met if tensor.first_failed_chunk is not None]
-        if failed:
-            objections.append(f"{len(failed)} tensors are past their tolerance")
-        specs = {spec.label: spec for spec in self.specs}
+        failed = [judged for _, judged in met if judged.failed_chunk is not None]
+        past = sum(judged.error is None for judged in failed)
+        if past:
+            objections.append(f"{past} tensor{'s are' if past > 1 else ' is'} past tolerance")
+        if len(failed) > past:
+            other = len(failed) - past
+            objections.append(f"{other} tensor{'s are' if other > 1 else ' is'} not comparable, or not finite")
         for label in sorted(self.unmatched):
-            if not (label in specs and self._may_lack(specs[label])):
+            if not any(spec.label == label and self._may_lack(spec) for spec in self.specs):
                 objections.append(f"{label} is unmatched: {self.unmatched[label]}")
-        for tensor in vacuous:
-            if tensor.spec.is_port:
+        for tensor, judged in met:
+            if judged.vacuous and tensor.spec.is_port:
                 objections.append(f"{tensor.spec.label} is vacuous: empty, or one same value throughout on both sides")
-        if not any(tensor.passed for tensor in met) and not objections:
+        if not objections and not any(judged.passed for _, judged in met):
             objections.append("nothing was compared")
         return objections
 
-    def _first_divergence(self, met: Sequence[TensorComparison]) -> dict[str, Any] | None:
-        failed = [(t.first_failed_chunk, t.order, t) for t in met if t.first_failed_chunk is not None]
-        chunk, _, tensor = min(failed, key=lambda f: f[:2], default=(None, None, None))
-        if self.failed_step is not None and (chunk is None or self.failed_step[0] < chunk):
+    def _first_divergence(self, met: Sequence[tuple[TensorComparison, Judgement]]) -> dict[str, Any] | None:
+        failed = [(j.failed_chunk, t.order, t, j) for t, j in met if j.failed_chunk is not None]
+        if self.failed_step is not None and all(self.failed_step[0] < chunk for chunk, *_ in failed):
             chunk, module, message = self.failed_step
             return {"chunk": chunk, "tensor": module or "outputs", "max_abs": None, "tolerance": None, "error": message}
-        if tensor is None or chunk is None:
+        if not failed:
             return None
-        found: dict[str, Any] = {"chunk": chunk, "tensor": tensor.spec.label, "max_abs": None, "tolerance": None}
-        if tensor.problem is not None and tensor.problem[0] == chunk:
-            found["error"] = tensor.problem[1]
-        elif tensor.statistics is not None:
-            found["max_abs"] = tensor.statistics.per_chunk_max_abs.get(chunk)
-            found["tolerance"] = _tolerance_json(tensor.statistics)
+        chunk, _, tensor, judged = min(failed, key=lambda each: each[:2])
+        found = {"chunk": chunk, "tensor": tensor.spec.label, "max_abs": None, "tolerance": None, "error": judged.error}
+        if tensor.statistics is not None and chunk in tensor.statistics.per_chunk_max_abs:
+            found["max_abs"] = tensor.statistics.per_chunk_max_abs[chunk]
+            found["tolerance"] = tensor.statistics.tolerance.to_json()
             found["error"] = tensor.statistics.not_finite
         return found
 
-    def _tensor_json(self, tensor: TensorComparison) -> dict[str, Any]:
-        head: dict[str, Any] = {
+    def _tensor_json(self, tensor: TensorComparison, judged: Judgement) -> dict[str, Any]:
+        statistics = tensor.statistics
+        if statistics is None:
+            tolerance = self.policy.tolerance(tensor.spec.label, ANY_FLOAT, ANY_FLOAT)
+            statistics = Statistics(tolerance, percentiles=self.percentiles)
+        return {
             "name": tensor.spec.label,
             "kind": tensor.spec.kind,
             "order": tensor.order,
-            "passed": tensor.passed,
-            "vacuous": tensor.vacuous,
-        }
-        single = np.dtype(np.float32)
-        statistics = tensor.statistics or Statistics(self.policy.tolerance(tensor.spec.label, single, single))
-        return {
-            **head,
-            **statistics.to_json(self.percentiles),
-            "tolerance": _tolerance_json(statistics),
-            "first_failed_chunk": tensor.first_failed_chunk,
+            "passed": judged.passed,
+            "vacuous": judged.vacuous,
+            **statistics.to_json(),
+            "tolerance": statistics.tolerance.to_json(),
+            "first_failed_chunk": judged.failed_chunk,
             "per_chunk_max_abs": [statistics.per_chunk_max_abs.get(chunk) for chunk in range(self.compared_chunks)],
-            "error": statistics.not_finite if tensor.problem is None else tensor.problem[1],
+            "error": judged.error,
         }
 
 
-def _tolerance_json(statistics: Statistics) -> dict[str, Any]:
-    tolerance = statistics.tolerance
-    return {"atol": tolerance.atol, "rtol": tolerance.rtol, "source": tolerance.source}
+def _regions(reference: Tensor, candidate: Tensor, origins: Iterable[Origin]) -> Iterable[Region]:
+    for origin in origins:
+        yield _part(reference, origin), _part(candidate, origin), origin
 
 
-def _dtype_problem(reference: Array, candidate: Array) -> str | None:
-    kinds = [FAMILIES.get(array.dtype.kind, array.dtype.kind) for array in (reference, candidate)]
-    return None if kinds[0] == kinds[1] else f"reference is {reference.dtype}, candidate is {candidate.dtype}"
+def _part(tensor: Tensor, origin: Origin) -> Tensor:
+    """A region of a tensor; what is stored stays where it is as long as all of it is meant."""
+    if all(part == slice(None) for part in origin):
+        return tensor
+    return (tensor if isinstance(tensor, np.ndarray) else tensor.array())[tuple(origin)]
 
 
-def _shape_problem(
-    spec: TensorSpec, reference: Array, candidate: Array, origins: Iterable[tuple[slice | int, ...]]
-) -> str | None:
+def _dtype_problem(reference: Tensor, candidate: Tensor) -> str | None:
+    families = [family(side.dtype) for side in (reference, candidate)]
+    return None if families[0] == families[1] else f"reference is {reference.dtype}, candidate is {candidate.dtype}"
+
+
+def _fits(spec: TensorSpec, reference: Tensor, candidate: Tensor, origins: Iterable[Origin]) -> bool:
     """A candidate may only be longer along the axis whose tail the valid region cuts off (a padded last chunk)."""
     expected, actual = list(reference.shape), list(candidate.shape)
     if spec.valid is not None and spec.valid.keep == "first" and len(expected) == len(actual):
@@ -242,9 +293,7 @@ def _shape_problem(
         needed = max(_stop(origin[axis]) for origin in origins)
         if actual[axis] >= needed:
             expected[axis] = actual[axis]
-    if expected == actual:
-        return None
-    return f"reference has shape {list(reference.shape)}, candidate {actual}"
+    return expected == actual
 
 
 def _stop(part: slice | int) -> int:

@@ -2,53 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
-import numpy as np
-
+from ..dtypes import name_of
 from ..dump import DumpReader, is_dump
-from ..dump.files import check_numeric, is_self_describing, read_tensors
+from ..dump.files import RawLayout, Tensors, is_self_describing
+from ..dump.stored import Tensor
 from ..errors import StreamparityError
-from ..tensors import Array, TensorSpec
+from ..tensors import TensorSpec
 from . import result
 from .comparator import Comparator
+from .engine import COMPILED_FROM, loops_for
 from .facts import CandidateFacts
+from .sources import View, paired, tensors_of, total_bytes
 from .statistics import PERCENTILES
 from .tokens import compare_tokens
-from .tolerance import TolerancePolicy
+from .tolerance import TolerancePolicy, ToleranceRule
 
-Source = str | Path | Array
+WHOLE = View()
+UNKNOWN = RawLayout()
+DEFAULT = TolerancePolicy()
 
 
 def compare(
-    reference: Source,
-    candidate: Source,
+    reference: Any,
+    candidate: Any,
     *,
     shape: Sequence[int] | None = None,
     dtype: str | None = None,
+    layout: Literal["c", "ggml"] | None = None,
+    reference_view: View = WHOLE,
+    candidate_view: View = WHOLE,
+    overlap: bool = False,
     atol: float | None = None,
     rtol: float | None = None,
+    rules: Sequence[ToleranceRule] = (),
     taps: Sequence[str] = (),
     allow_unmatched: Sequence[str] = (),
     percentiles: Sequence[float] = PERCENTILES,
+    worst: int = 0,
 ) -> dict[str, Any]:
     """Compare a candidate with a reference.
 
     Args:
-        reference: an array, a file (raw, ``.npy``, ``.npz``, ``.safetensors``) or a dump folder.
-        candidate: the same kind of thing.
-        shape: extents of raw files.
-        dtype: element type of raw files, such as ``f32``.
+        reference: an array or tensor of any library (through DLPack, on any device) or a mapping of them by name, a
+            file (raw, ggml-style, ``.npy``, ``.npz``, ``.safetensors``, ``.pt``, Polygraphy's JSON, JSONL with base64
+            arrays) or a dump folder.
+        candidate: the same kind of thing; two files may be of different formats.
+        shape: extents of a chunk of raw files.
+        dtype: element type of raw files, such as ``f32``, ``bf16`` or ``>f32``.
+        layout: of raw files: ``c``, or ``ggml`` for a 32-byte header and then float32; by their look when not given.
+        reference_view: permutation and slices of arrays and files.
+        candidate_view: the same for the candidate.
+        overlap: where one side is longer along one axis, or has more chunks, compare what both have.
         atol: absolute tolerance; with neither tolerance given, the default of the coarser dtype.
         rtol: relative tolerance.
+        rules: tolerances by name of tensor, which come before ``atol`` and ``rtol``.
         taps: for dumps, globs over the taps to compare; all of them by default.
         allow_unmatched: globs over taps that one side may lack.
-        percentiles: percentages to report of ``|candidate - reference|``.
+        percentiles: percentages to report of ``|candidate - reference|``; none saves a pass over large files.
+        worst: how many of each tensor's largest errors to report with their neighbours.
 
     Returns:
         The result document (docs/result.md).
@@ -56,57 +75,114 @@ def compare(
     Raises:
         StreamparityError: unreadable input, or a dump against a file.
     """
-    started = datetime.now(timezone.utc)
-    policy = TolerancePolicy(atol, rtol)
-    for side in (reference, candidate):
-        if isinstance(side, str | Path) and not Path(side).exists():
-            raise StreamparityError(f"{side} does not exist", "check the path")
-    dumps = [isinstance(side, str | Path) and is_dump(Path(side)) for side in (reference, candidate)]
-    if all(dumps) and isinstance(reference, str | Path) and isinstance(candidate, str | Path):
-        return _compare_dumps(
-            DumpReader(Path(reference)),
-            DumpReader(Path(candidate)),
-            policy,
-            taps,
-            allow_unmatched,
-            percentiles,
-            started,
-        )
-    if any(dumps):
-        raise StreamparityError("one side is a dump and the other is not", "compare two dumps or two files")
-    raw = any(isinstance(side, str | Path) and not is_self_describing(Path(side)) for side in (reference, candidate))
-    if (shape is not None or dtype is not None) and not raw:
+    settings = _Settings(
+        TolerancePolicy(atol, rtol, rules=tuple(rules)) if atol is not None or rtol is not None or rules else DEFAULT,
+        allow_unmatched,
+        _checked(percentiles),
+        worst,
+        overlap,
+        datetime.now(timezone.utc),
+    )
+    views = (reference_view, candidate_view)
+    sides = (reference, candidate)
+    paths = [Path(side) for side in sides if isinstance(side, str | Path)]
+    if not paths:
+        raw = UNKNOWN
+    else:
+        raw = RawLayout(None if shape is None else tuple(shape), dtype, layout)
+        for path in paths:
+            if not path.exists():
+                raise StreamparityError(f"{path} does not exist", "check the path")
+        dumps = [path for path in paths if is_dump(path)]
+        if len(dumps) == 2:
+            _check_no_layout(raw, views)
+            return _compare_dumps(DumpReader(dumps[0]), DumpReader(dumps[1]), taps, settings)
+        if dumps:
+            raise StreamparityError("one side is a dump and the other is not", "compare two dumps or two files")
+    if (shape, dtype, layout) != (None, None, None) and all(is_self_describing(path, raw) for path in paths):
         raise StreamparityError(
-            "both sides carry their own shape and dtype", "leave out --shape and --dtype: they are for raw files"
+            "both sides carry their own shape and dtype",
+            "leave out --shape, --dtype and --layout: they are for raw files",
         )
-    sides = [_tensors(side, shape, dtype) for side in (reference, candidate)]
-    names = list(dict.fromkeys([*sides[0], *sides[1]]))
-    specs = [
-        TensorSpec(f"out/{name}", "output", str(tensor.dtype), tuple(str(axis) for axis in range(tensor.ndim)))
-        for name in names
-        for tensor in [sides[0].get(name, sides[1].get(name))]
-        if tensor is not None
-    ]
-    comparator = Comparator(specs, 1, policy, allow_unmatched, percentiles)
-    keyed = [{f"out/{name}": tensor for name, tensor in side.items()} for side in sides]
-    comparator.mark_unmatched(dict.fromkeys(set(sides[0]) ^ set(sides[1]), "only one side has it"))
-    comparator.add(0, keyed[0], keyed[1])
+    tensors = [tensors_of(side, raw, view) for side, view in zip(sides, views, strict=True)]
+    # A program loads numba once for many comparisons; on the command line it must pay for itself.
+    return _compare_tensors(*paired(*tensors), settings, total_bytes(tensors) if paths else COMPILED_FROM)
+
+
+class _Settings(NamedTuple):
+    """How to judge, whatever is compared."""
+
+    policy: TolerancePolicy
+    allow_unmatched: Sequence[str]
+    percentiles: tuple[float, ...]
+    worst: int
+    overlap: bool
+    started: datetime
+
+    def comparator(self, specs: Sequence[TensorSpec], total: int, nbytes: int) -> Comparator:
+        self.policy.check_names(spec.label for spec in specs)
+        return Comparator(
+            specs,
+            total,
+            self.policy,
+            self.allow_unmatched,
+            percentiles=self.percentiles,
+            worst=self.worst,
+            overlap=self.overlap,
+            loops=loops_for(nbytes),
+        )
+
+
+def _checked(percentiles: Sequence[float]) -> tuple[float, ...]:
+    found = tuple(map(float, percentiles))
+    for percentage in found:
+        if not 0 <= percentage <= 100:
+            raise StreamparityError(f"percentile {percentage:g} is not from 0 to 100", "leave it out")
+    return found
+
+
+def _check_no_layout(raw: RawLayout, views: tuple[View, View]) -> None:
+    if raw != UNKNOWN or views != (WHOLE, WHOLE):
+        raise StreamparityError(
+            "dumps describe themselves and are compared as they are",
+            "leave out --shape, --dtype, --layout, --permute and --slice",
+        )
+
+
+def _compare_tensors(reference: Tensors, candidate: Tensors, settings: _Settings, nbytes: int) -> dict[str, Any]:
+    """Tensors by name and chunk against others; names decide what belongs together, never the order."""
+    first = {name: chunks[0] for name, chunks in {**reference, **candidate, **reference}.items()}
+    lengths = [max(map(len, side.values()), default=0) for side in (reference, candidate)]
+    comparator = settings.comparator(
+        [_spec(name, name_of(tensor.dtype), tensor.ndim) for name, tensor in first.items()],
+        min(lengths) if settings.overlap else max(lengths),
+        nbytes,
+    )
+    comparator.mark_unmatched(dict.fromkeys(reference.keys() ^ candidate.keys(), "only one side has it"))
+
+    def replay() -> Iterator[tuple[int, Mapping[str, Tensor], Mapping[str, Tensor]]]:
+        for chunk in range(comparator.total_chunks):
+            yield chunk, _chunk(reference, chunk), _chunk(candidate, chunk)
+
+    for each in replay():
+        comparator.add(*each)
     return result.build(
-        comparator.finish(),
+        comparator.finish(replay),
         mode="files",
         backend=None,
         model_sha256=None,
         reference_sha256=None,
-        started=started,
+        started=settings.started,
     )
 
 
-def _tensors(side: Source, shape: Sequence[int] | None, dtype: str | None) -> dict[str, Array]:
-    if isinstance(side, str | Path):
-        return read_tensors(Path(side), shape, dtype)
-    array = np.asarray(side)
-    check_numeric(array, "the array")
-    return {"value": array}
+@lru_cache(maxsize=4096)
+def _spec(name: str, dtype: str, axes: int) -> TensorSpec:
+    return TensorSpec(f"out/{name}", "output", dtype, tuple(str(axis) for axis in range(axes)))
+
+
+def _chunk(tensors: Tensors, chunk: int) -> dict[str, Tensor]:
+    return {f"out/{name}": chunks[chunk] for name, chunks in tensors.items() if chunk < len(chunks)}
 
 
 def select(specs: Sequence[TensorSpec], taps: Sequence[str]) -> list[TensorSpec]:
@@ -130,13 +206,7 @@ def select(specs: Sequence[TensorSpec], taps: Sequence[str]) -> list[TensorSpec]
 
 
 def _compare_dumps(
-    reference: DumpReader,
-    candidate: DumpReader,
-    policy: TolerancePolicy,
-    taps: Sequence[str],
-    allow_unmatched: Sequence[str],
-    percentiles: Sequence[float],
-    started: datetime,
+    reference: DumpReader, candidate: DumpReader, taps: Sequence[str], settings: _Settings
 ) -> dict[str, Any]:
     ours = {spec.name: spec for spec in reference.manifest.tensors}
     theirs = {spec.name: spec for spec in candidate.manifest.tensors}
@@ -145,14 +215,22 @@ def _compare_dumps(
     # A candidate need not record what it was fed; what both recorded is compared.
     specs = select([s for s in every if s.kind != "input" or (s.name in ours and s.name in theirs)], taps)
     specs = [spec for spec in specs if judged.in_scope(spec)]
-    total = max(judged.requested_chunks or reference.chunk_count, candidate.chunk_count)
-    if policy.atol is None and policy.rtol is None:
-        policy = TolerancePolicy(judged.atol, judged.rtol)
-    policy = replace(policy, arithmetic=judged.arithmetic, floor=reference.noise_floor())
-    comparator = Comparator(specs, total, policy, [*judged.allow_unmatched, *allow_unmatched], percentiles)
+    both = min(reference.chunk_count, candidate.chunk_count)
+    total = both if settings.overlap else max(judged.requested_chunks or reference.chunk_count, candidate.chunk_count)
+    policy = settings.policy if settings.policy.given else judged.policy
+    settings = settings._replace(
+        policy=replace(policy, arithmetic=judged.policy.arithmetic, floor=reference.noise_floor()),
+        allow_unmatched=(*judged.allow_unmatched, *settings.allow_unmatched),
+    )
+    comparator = settings.comparator(specs, total, reference.nbytes + candidate.nbytes)
     comparator.mark_unmatched(_reasons(specs, ours, theirs, judged.unmatched))
-    for index in range(min(reference.chunk_count, candidate.chunk_count)):
-        comparator.add(index, reference.chunk(index), candidate.chunk(index))
+
+    def replay() -> Iterator[tuple[int, Mapping[str, Tensor], Mapping[str, Tensor]]]:
+        for chunk in range(both):
+            yield chunk, reference.chunk(chunk), candidate.chunk(chunk)
+
+    for each in replay():
+        comparator.add(*each)
     if judged.failed_step is not None:
         comparator.fail_step(*judged.failed_step)
     notes = [
@@ -165,12 +243,12 @@ def _compare_dumps(
     ]
     notes += incomplete(reference)
     return result.build(
-        comparator.finish(),
+        comparator.finish(replay),
         mode="dumps",
         backend=candidate.manifest.producer.get("backend"),
         model_sha256=reference.manifest.model.get("sha256"),
         reference_sha256=reference.sha256,
-        started=started,
+        started=settings.started,
         tokens=compare_tokens(reference, candidate.manifest.tokens, candidate.chunk_count),
         notes=tuple(notes),
     )

@@ -9,6 +9,7 @@ from typing import Any
 from ..dump import Manifest
 from ..errors import StreamparityError
 from ..tensors import TensorSpec
+from .tolerance import TolerancePolicy, rules_from_json
 
 
 @dataclass(frozen=True)
@@ -20,9 +21,7 @@ class CandidateFacts:
         unmatched: taps that the model lacked, with the reason.
         requested_chunks: how many chunks the run was to compare, ``None`` for all.
         allow_unmatched: globs over taps that the model may lack.
-        atol: absolute tolerance by which the run judged; ``compare`` goes by it unless told otherwise, as by ``rtol``.
-        rtol: relative tolerance.
-        arithmetic: dtype in which the candidate computes.
+        policy: tolerances by which the run judged; ``compare`` goes by them unless told otherwise.
         failed_step: chunk, message and module of a step that the model could not run.
     """
 
@@ -30,9 +29,7 @@ class CandidateFacts:
     unmatched: Mapping[str, str] = field(default_factory=dict)
     requested_chunks: int | None = None
     allow_unmatched: tuple[str, ...] = ()
-    atol: float | None = None
-    rtol: float | None = None
-    arithmetic: str | None = None
+    policy: TolerancePolicy = field(default_factory=TolerancePolicy)
     failed_step: tuple[int, str, str | None] | None = None
 
     def in_scope(self, spec: TensorSpec) -> bool:
@@ -46,9 +43,10 @@ class CandidateFacts:
             "unmatched": dict(self.unmatched),
             "requested_chunks": self.requested_chunks,
             "allow_unmatched": list(self.allow_unmatched),
-            "atol": self.atol,
-            "rtol": self.rtol,
-            "arithmetic": self.arithmetic,
+            "atol": self.policy.atol,
+            "rtol": self.policy.rtol,
+            "arithmetic": self.policy.arithmetic,
+            "tolerance_rules": [rule.to_json() for rule in self.policy.rules],
         }
         if self.failed_step is not None:
             facts["failed_step"] = dict(zip(("chunk", "message", "module"), self.failed_step, strict=True))
@@ -69,9 +67,12 @@ class CandidateFacts:
                 unmatched={str(name): str(reason) for name, reason in extra.get("unmatched", {}).items()},
                 requested_chunks=None if requested is None else int(requested),
                 allow_unmatched=tuple(str(glob) for glob in extra.get("allow_unmatched", ())),
-                atol=_tolerance(extra.get("atol")),
-                rtol=_tolerance(extra.get("rtol")),
-                arithmetic=extra.get("arithmetic"),
+                policy=TolerancePolicy(
+                    _tolerance(extra.get("atol")),
+                    _tolerance(extra.get("rtol")),
+                    extra.get("arithmetic"),
+                    rules_from_json(extra.get("tolerance_rules", ())),
+                ),
                 failed_step=None
                 if failed is None
                 else (int(failed["chunk"]), str(failed["message"]), failed["module"]),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import platform
 import sys
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
-from ..provenance import versions
+from ..provenance import host, versions
 
 SCHEMA = "streamparity.result/1"
 
@@ -53,7 +52,7 @@ def build(
             "model_sha256": model_sha256,
             "candidate_sha256": candidate_sha256,
             "reference_sha256": reference_sha256,
-            "host": platform.platform(),
+            "host": host(),
             "threads": threads,
             "math": dict(math or {"tf32": None}),
             "started": started.astimezone(timezone.utc).isoformat(timespec="seconds"),

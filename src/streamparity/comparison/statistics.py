@@ -1,49 +1,108 @@
-"""Error statistics of one tensor over a run, accumulated chunk by chunk in float64."""
+"""What the result says about one tensor's numbers, accumulated chunk by chunk in float64."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 
+from ..dump.stored import Tensor
 from ..tensors import Array
-from .spool import Spool
+from . import plain
+from .blocks import has_units
+from .engine import Loops, accumulate, collect, values_at
+from .patterns import BINS, decades_of_bins, exponent_of
+from .percentiles import Interval, Wanted, interpolated, intervals_of, ranks_of
+from .tally import (
+    EQUAL,
+    ERROR,
+    ERROR_SQUARE,
+    FINITE,
+    FIRST_CANDIDATE,
+    FIRST_REFERENCE,
+    MAX_RELATIVE,
+    MEAN_CANDIDATE,
+    MEAN_REFERENCE,
+    NAN_REFERENCE,
+    NONFINITE_CANDIDATE,
+    NONFINITE_REFERENCE,
+    NUMBER,
+    PRODUCT,
+    SQUARE_CANDIDATE,
+    SQUARE_REFERENCE,
+    ULP,
+    VARIED_CANDIDATE,
+    VARIED_REFERENCE,
+    VIOLATIONS,
+    Tally,
+    joined,
+)
 from .tolerance import Tolerance
 
 PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9, 100.0)
-BLOCK = 1 << 20
+# Errors of a tensor that are held in memory; beyond, they are binned, and percentiles take a second pass.
+HELD = 1 << 15
+ROWS = 1 << 10
+NEIGHBOURS = 3
+
+Origin = Sequence[slice | int]
+Region = tuple[Tensor, Tensor, Origin]
 
 
 class Statistics:
     """Everything the result says about one tensor's numbers.
 
     Args:
-        tolerance: the pass rule.
+        tolerance: the pass rule, which the result shows.
+        loops: the inner loops to use.
+        percentiles: percentages to report.
+        worst: how many of the largest errors to show with what is around them; one is always placed.
     """
 
-    def __init__(self, tolerance: Tolerance) -> None:
+    def __init__(
+        self,
+        tolerance: Tolerance,
+        loops: Loops = plain,
+        percentiles: Sequence[float] = PERCENTILES,
+        worst: int = 0,
+    ) -> None:
         self.tolerance = tolerance
         self.elements = 0
-        self.violations = 0
-        self.nonfinite = {"reference": 0, "candidate": 0}
         self.per_chunk_max_abs: dict[int, float | None] = {}
         self.first_failed_chunk: int | None = None
-        self.worst: dict[str, Any] | None = None
-        self._equal = 0
-        self._max_abs = -1.0
-        self._max_rel: float | None = None
-        self._sums = dict.fromkeys(("abs", "square", "reference", "candidate", "product"), 0.0)
-        self._range = {side: [math.inf, -math.inf] for side in ("reference", "candidate")}
-        self._spool = Spool()
+        self.worst: list[dict[str, Any]] = []
+        self._worst_patterns: list[int] = []
+        self._max_pattern = -1
+        self._loops = loops
+        self._percentiles = tuple(percentiles)
+        self._neighbourhoods = worst
+        self._tally = Tally.empty(max(worst, 1), hold=True)
+        self._units = True
+        self._order: dict[int, float] | None = None
+        self._intervals: list[Interval] = []
+        self._wanted: Wanted | None = None
+
+    @property
+    def violations(self) -> int:
+        """How many values are past tolerance."""
+        return int(self._tally.counts[VIOLATIONS])
+
+    @property
+    def nonfinite(self) -> dict[str, int]:
+        """Values that are NaN or infinite, by side."""
+        counts = self._tally.counts
+        return {"reference": int(counts[NONFINITE_REFERENCE]), "candidate": int(counts[NONFINITE_CANDIDATE])}
 
     @property
     def constant(self) -> bool:
         """Both sides hold one and the same value throughout: nothing could have differed."""
-        ranges = list(self._range.values())
-        one_value = ranges[0] == ranges[1] and ranges[0][0] == ranges[0][1]
-        return one_value and (self.elements > 1 or ranges[0][0] == 0)
+        counts, floats = self._tally.counts, self._tally.floats
+        first = floats[FIRST_REFERENCE]
+        one_value = not counts[VARIED_REFERENCE] and not counts[VARIED_CANDIDATE] and first == floats[FIRST_CANDIDATE]
+        return bool(one_value and (self.elements > 1 or first == 0))
 
     @property
     def not_finite(self) -> str | None:
@@ -53,137 +112,187 @@ class Statistics:
             return None
         return f"not finite: {counts['reference']} values of the reference, {counts['candidate']} of the candidate"
 
-    def add(self, chunk: int, pairs: Sequence[tuple[Array, Array]], origins: Sequence[tuple[slice | int, ...]]) -> bool:
-        """Add one chunk.
+    def add(self, chunk: int, regions: Iterable[Region], tolerance: Tolerance | None = None) -> bool:
+        """Take in one chunk.
 
         Args:
             chunk: its index.
-            pairs: equally shaped (reference, candidate) regions, one per batch item.
-            origins: where each region lies in the whole tensor.
+            regions: equally shaped parts of reference and candidate, one per batch item, and where each lies in the
+                whole tensor.
+            tolerance: the chunk's own, where its types may be others than those of chunks before.
 
         Returns:
-            Whether every value of the chunk is within tolerance.
+            Whether the chunk is within tolerance: no value past it, or only an allowed fraction, and all finite.
         """
-        violations_before, chunk_max = self.violations, None
-        for (reference, candidate), origin in zip(pairs, origins, strict=True):
-            for start, ref, cand in _blocks(reference, candidate):
-                worst = self._add_block(ref, cand)
-                if worst is None:
-                    continue
-                position, error = worst
-                chunk_max = error if chunk_max is None or not chunk_max >= error else chunk_max
-                if not self._max_abs >= error:
-                    self._max_abs = error
-                    index = np.unravel_index(start + position, reference.shape) if reference.shape else ()
-                    self.worst = {
-                        "chunk": chunk,
-                        "index": _absolute(index, origin),
-                        "reference": _number(ref[position]),
-                        "candidate": _number(cand[position]),
-                    }
-        self.per_chunk_max_abs[chunk] = _number(chunk_max)
-        passed = self.violations == violations_before
+        tolerance = tolerance or self.tolerance
+        before, elements_before, chunk_max = self._tally.counts.tolist(), self.elements, -1
+        for reference, candidate, origin in regions:
+            if reference.size == 0:
+                continue
+            self.elements += reference.size
+            self._units &= has_units(reference.dtype, candidate.dtype)
+            self._make_room(reference.size)
+            self._tally.worst_pattern.fill(-1)
+            accumulate(self._loops, reference, candidate, tolerance.atol, tolerance.rtol, self._tally)
+            chunk_max = max(chunk_max, int(self._tally.worst_pattern[0]))
+            self._place_worst(chunk, reference, candidate, origin)
+        self.per_chunk_max_abs[chunk] = None if chunk_max < 0 else _number(_float(chunk_max))
+        after = self._tally.counts.tolist()
+        finite = all(after[side] == before[side] for side in (NONFINITE_REFERENCE, NONFINITE_CANDIDATE))
+        allowed = tolerance.outliers * (self.elements - elements_before) if finite else 0
+        passed = bool(after[VIOLATIONS] - before[VIOLATIONS] <= allowed)
         if not passed and self.first_failed_chunk is None:
             self.first_failed_chunk = chunk
         return passed
 
-    def _add_block(self, reference: Array, candidate: Array) -> tuple[int, float] | None:
-        """Accumulate flat arrays; the position and size of the largest error, infinite where either is not finite."""
-        if reference.size == 0:
-            return None
-        self.elements += reference.size
-        equal = int(np.count_nonzero(reference == candidate))
-        self._equal += equal
-        ref, cand = reference.astype(np.float64), candidate.astype(np.float64)
-        finite = np.isfinite(ref) & np.isfinite(cand)
-        all_finite = bool(finite.all())
-        if self.tolerance.source == "exact":
-            self.violations += reference.size - equal
-        elif not all_finite:
-            self.violations += int(np.count_nonzero(~finite))
-        if not all_finite:
-            self.nonfinite["reference"] += int(np.count_nonzero(~np.isfinite(ref)))
-            self.nonfinite["candidate"] += int(np.count_nonzero(~np.isfinite(cand)))
-        with np.errstate(over="ignore", invalid="ignore"):
-            error = _absolute_difference(reference, candidate, ref, cand)
-            if all_finite:
-                self._accumulate(ref, cand, error)
-            elif finite.any():
-                self._accumulate(ref[finite], cand[finite], error[finite])
-        if not all_finite:
-            return int(np.argmin(finite)), math.inf
-        position = int(np.argmax(error))
-        return position, float(error[position])
+    def _make_room(self, size: int) -> None:
+        """Go over from holding errors to binning them where ``size`` more are too many to hold."""
+        tally = self._tally
+        if tally.histogram is None and self.elements > HELD:
+            tally.histogram = np.zeros(BINS, np.int64)
+            for errors in tally.held:
+                plain.bin_errors(errors.view(np.int64), tally)
+            tally.held = []
+        if len(tally.rows) > ROWS:
+            tally.rows = [(-1, self._moments())]
 
-    def _accumulate(self, reference: Array, candidate: Array, error: Array) -> None:
-        magnitude = np.abs(reference)
-        if self.tolerance.source != "exact":
-            within = error <= self.tolerance.atol + self.tolerance.rtol * magnitude
-            self.violations += error.size - int(np.count_nonzero(within))
-        sums = self._sums
-        sums["abs"] += float(error.sum())
-        sums["square"] += float(np.square(error).sum())
-        sums["reference"] += float(np.square(reference).sum())
-        sums["candidate"] += float(np.square(candidate).sum())
-        sums["product"] += float((reference * candidate).sum())
-        for side, values in (("reference", reference), ("candidate", candidate)):
-            low, high = self._range[side]
-            self._range[side] = [min(low, float(values.min())), max(high, float(values.max()))]
-        nonzero = magnitude > 0
-        if nonzero.any():
-            largest = float(np.max(error[nonzero] / magnitude[nonzero]))
-            self._max_rel = largest if self._max_rel is None else max(self._max_rel, largest)
-        self._spool.add(error)
+    def _moments(self) -> Array:
+        """Moments of all blocks, joined in an order that does not depend on which thread was faster."""
+        rows = sorted(self._tally.rows, key=itemgetter(0))
+        return joined([row for _, row in rows])
 
-    def to_json(self, percentiles: Sequence[float] = PERCENTILES) -> dict[str, Any]:
+    def _place_worst(self, chunk: int, reference: Tensor, candidate: Tensor, origin: Origin) -> None:
+        """Merge the region's largest errors into the run's, the earlier one first where two are equal."""
+        wanted = self._tally.worst_pattern.size
+        for pattern, position in zip(
+            self._tally.worst_pattern.tolist(), self._tally.worst_position.tolist(), strict=True
+        ):
+            if pattern < 0 or (len(self.worst) == wanted and pattern <= self._worst_patterns[-1]):
+                return
+            place = sum(pattern <= other for other in self._worst_patterns)
+            self._worst_patterns.insert(place, pattern)
+            self.worst.insert(place, self._element(chunk, position, reference, candidate, origin))
+            del self._worst_patterns[wanted:], self.worst[wanted:]
+
+    def _element(
+        self, chunk: int, position: int, reference: Tensor, candidate: Tensor, origin: Origin
+    ) -> dict[str, Any]:
+        """An element as the result shows it, with its neighbours along the last axis where they are asked for."""
+        index = _unravel(position, reference.shape)
+        before = min(NEIGHBOURS, index[-1]) if index and self._neighbourhoods else 0
+        after = min(NEIGHBOURS, reference.shape[-1] - 1 - index[-1]) if index and self._neighbourhoods else 0
+        sides = [
+            [_value(value) for value in values_at(side, position - before, position + after + 1)]
+            for side in (reference, candidate)
+        ]
+        element = {
+            "chunk": chunk,
+            "index": _absolute(index, origin),
+            "reference": sides[0][before],
+            "candidate": sides[1][before],
+        }
+        if self._neighbourhoods:
+            element["neighbourhood"] = {"at": before, "reference": sides[0], "candidate": sides[1]}
+        return element
+
+    @property
+    def unresolved(self) -> bool:
+        """Whether percentiles need another pass over the chunks: :meth:`revisit` each, then :meth:`end_pass`."""
+        tally = self._tally
+        if self._order is None and tally.histogram is not None:
+            ranks = ranks_of(self._percentiles, int(tally.counts[FINITE])).tolist()
+            self._order = {rank: 0.0 for rank in ranks if rank < tally.histogram[0]}
+            self._intervals = intervals_of(tally.histogram, ranks)
+        return bool(self._intervals)
+
+    def revisit(self, regions: Iterable[Region]) -> None:
+        """Show a chunk again, as it was shown to :meth:`add`."""
+        if self._wanted is None:
+            self._wanted = Wanted(self._intervals)
+        for reference, candidate, _ in regions:
+            collect(self._loops, reference, candidate, self._wanted)
+
+    def end_pass(self) -> None:
+        """All chunks were shown again."""
+        if self._wanted is not None and self._order is not None:
+            found, self._intervals = self._wanted.close()
+            self._order.update(found)
+            self._wanted = None
+
+    def _errors_by_rank(self) -> tuple[dict[int, float], Array]:
+        """Errors at the ranks that percentiles need, and errors by decade."""
+        tally = self._tally
+        if tally.histogram is not None:
+            return self._order or {}, tally.decades + decades_of_bins(tally.histogram)
+        errors = tally.held[0] if len(tally.held) == 1 else np.concatenate([np.empty(0), *tally.held])
+        ranks = ranks_of(self._percentiles, errors.size)
+        values, decades = self._loops.select(errors, ranks)
+        return dict(zip(ranks.tolist(), values.tolist(), strict=True)), decades
+
+    def to_json(self) -> dict[str, Any]:
         """One entry of the result's ``tensors`` (docs/result.md); ``None`` where a figure is undefined."""
-        finite, sums = self._spool.count, self._sums
-        norms = math.sqrt(sums["reference"]) * math.sqrt(sums["candidate"])
+        counts, moments = self._tally.counts.tolist(), self._moments().tolist()
+        finite, number = counts[FINITE], moments[NUMBER]
+        signal, other = (
+            moments[square] + number * moments[mean] * moments[mean]
+            for square, mean in ((SQUARE_REFERENCE, MEAN_REFERENCE), (SQUARE_CANDIDATE, MEAN_CANDIDATE))
+        )
+        product = moments[PRODUCT] + number * moments[MEAN_REFERENCE] * moments[MEAN_CANDIDATE]
+        varied = counts[VARIED_REFERENCE] and counts[VARIED_CANDIDATE]
+        known = not self.unresolved
+        order, decades = self._errors_by_rank()
+        filled = np.flatnonzero(decades).tolist()
+        by_decade = {str(exponent_of(place)): int(decades[place]) for place in filled}
+        max_relative = float(self._tally.floats[MAX_RELATIVE])
+        percentiles = interpolated(self._percentiles, finite, order) if known else [None] * len(self._percentiles)
         return {
             "elements": self.elements,
-            "max_abs": _number(self._max_abs) if self.elements else None,
-            "mean_abs": _number(sums["abs"] / finite) if finite else None,
-            "rmse": _number(math.sqrt(sums["square"] / finite)) if finite else None,
-            "max_rel": _number(self._max_rel),
-            "cosine": _cosine(sums["product"], norms),
-            "snr_db": _decibels(sums["reference"], sums["square"]),
-            "exact_fraction": self._equal / self.elements if self.elements else None,
-            "nonfinite": dict(self.nonfinite),
-            "violations": self.violations,
+            "max_abs": _number(_float(self._worst_patterns[0])) if self._worst_patterns else None,
+            "mean_abs": _number(moments[ERROR] / finite) if finite else None,
+            "rmse": _number(math.sqrt(moments[ERROR_SQUARE] / finite)) if finite else None,
+            "max_rel": _number(max_relative) if max_relative >= 0 else None,
+            "cosine": _ratio(product, signal, other),
+            "pearson": _ratio(moments[PRODUCT], moments[SQUARE_REFERENCE], moments[SQUARE_CANDIDATE])
+            if varied
+            else None,
+            "snr_db": _decibels(signal, moments[ERROR_SQUARE]),
+            "max_ulp": counts[ULP] if self._units and finite else None,
+            "exact_fraction": counts[EQUAL] / self.elements if self.elements else None,
+            "nonfinite": self.nonfinite,
+            "nan_reference": counts[NAN_REFERENCE],
+            "violations": counts[VIOLATIONS],
             "percentiles": {
-                f"p{percentage:g}": _number(value)
-                for percentage, value in zip(percentiles, self._spool.percentiles(percentiles), strict=True)
+                f"p{percentage:.12g}": _number(value)
+                for percentage, value in zip(self._percentiles, percentiles, strict=True)
             },
-            "worst": self.worst,
+            "histogram": {
+                "zero": finite - sum(by_decade.values()),
+                "decades": by_decade,
+            },
+            "worst": {key: self.worst[0][key] for key in ("chunk", "index", "reference", "candidate")}
+            if self.worst
+            else None,
+            "worst_elements": self.worst[: self._neighbourhoods],
         }
 
 
-def _blocks(reference: Array, candidate: Array) -> Iterator[tuple[int, Array, Array]]:
-    """Flat blocks of two equally shaped arrays, with the flat index at which each begins."""
-    flat_reference, flat_candidate = reference.reshape(-1), candidate.reshape(-1)
-    for start in range(0, flat_reference.size, BLOCK):
-        yield start, flat_reference[start : start + BLOCK], flat_candidate[start : start + BLOCK]
+def _unravel(position: int, shape: Sequence[int]) -> list[int]:
+    index = []
+    for extent in reversed(shape):
+        position, along = divmod(position, extent)
+        index.append(along)
+    return index[::-1]
 
 
-def _absolute(index: Sequence[Any], origin: Sequence[slice | int]) -> list[int]:
+def _absolute(index: Sequence[int], origin: Origin) -> list[int]:
     """Index in the whole tensor of an index in a region of it."""
     remaining = iter(index)
-    return [o if isinstance(o, int) else int(next(remaining)) + (o.start or 0) for o in origin]
+    return [part if isinstance(part, int) else next(remaining) + (part.start or 0) for part in origin]
 
 
-def _absolute_difference(reference: Array, candidate: Array, ref: Array, cand: Array) -> Array:
-    """``|candidate - reference|`` in float64; integers are subtracted as integers, which float64 cannot all hold."""
-    if reference.dtype.kind in "iu" and candidate.dtype.kind in "iu":
-        high, low = np.maximum(reference, candidate), np.minimum(reference, candidate)
-        if high.dtype.kind in "iu":
-            whole: Array = high.astype(np.uint64) - low.astype(np.uint64)
-            return whole.astype(np.float64)
-    difference: Array = np.abs(cand - ref)
-    return difference
-
-
-def _cosine(product: float, norms: float) -> float | None:
-    """Clamped against rounding; ``None`` where a norm is zero or overflowed."""
+def _ratio(product: float, first: float, second: float) -> float | None:
+    """A cosine, clamped against rounding; ``None`` where a norm is zero or overflowed."""
+    norms = math.sqrt(first) * math.sqrt(second) if first >= 0 and second >= 0 else math.nan
     if not (0 < norms < math.inf and math.isfinite(product)):
         return None
     return min(1.0, max(-1.0, product / norms))
@@ -196,6 +305,14 @@ def _decibels(signal: float, noise: float) -> float | None:
     return 10 * (math.log10(signal) - math.log10(noise))
 
 
-def _number(value: Any) -> float | None:
+def _float(pattern: int) -> float:
+    return float(np.array(pattern, np.int64).view(np.float64))
+
+
+def _number(value: float | None) -> float | None:
     """A JSON number, or ``None`` for none, NaN and infinity (JSON has neither)."""
-    return None if value is None or not math.isfinite(value) else float(value)
+    return None if value is None or not math.isfinite(value) else value
+
+
+def _value(value: Any) -> float | None:
+    return _number(float(value))

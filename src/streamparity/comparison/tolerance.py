@@ -3,57 +3,147 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
 
-import numpy as np
-
+from ..dtypes import DType, name_of
 from ..dump.noise_floor import NoiseFloor
 from ..errors import StreamparityError
+from .noise import MARGIN, UNIT_ROUNDOFF, noise_of
 
-Source = Literal["flag", "noise-floor", "dtype-default", "exact"]
+Source = Literal["flag", "policy", "noise-floor", "dtype-default", "exact"]
 
 # (rtol, atol) by dtype. float32 has Polygraphy's defaults for two runtimes. torch.testing's (1.3e-6, 1e-5) are for one
 # operator: what float32 alone costs the demo model's joint is past 1e-5 already, as `run --backend torch -o
-# dtype=float64` shows. The other dtypes have torch.testing.assert_close's (torch/testing/_comparison.py).
+# dtype=float64` shows. float64 and the 16-bit types have torch.testing.assert_close's
+# (torch/testing/_comparison.py), which says nothing of float8: one unit in the last place.
 DTYPE_DEFAULTS: dict[str, tuple[float, float]] = {
-    "float16": (1e-3, 1e-5),
+    "float8_e5m2": (2.5e-1, 1e-5),
+    "float8_e4m3fn": (1.25e-1, 1e-5),
     "bfloat16": (1.6e-2, 1e-5),
+    "float16": (1e-3, 1e-5),
     "float32": (1e-5, 1e-5),
     "float64": (1e-7, 1e-7),
 }
-# Half the distance from 1 to the next number (IEEE 754; TF32 keeps 10 bits of mantissa; int8 steps by 1/127 of the
-# largest value).
-UNIT_ROUNDOFF: dict[str, float] = {
-    "float64": 2.0**-53,
-    "float32": 2.0**-24,
-    "tf32": 2.0**-11,
-    "float16": 2.0**-11,
-    "bfloat16": 2.0**-8,
-    "int8": 0.5 / 127,
-}
-# A floor is one sample of rounding errors, and both sides have such errors. Other kernels add in another order and
-# compute exp with other polynomials: eight leaves room for that and is far below what any planted fault does.
-MARGIN = 8.0
+FIGURES = ("atol", "rtol", "outliers")
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """A value passes when ``|candidate - reference| <= atol + rtol * |reference|``."""
+    """A value passes when ``|candidate - reference| <= atol + rtol * |reference|``.
+
+    Attributes:
+        outliers: fraction of a chunk's values that may be past it; one that is not finite never may.
+        source: what decided.
+        pattern: the glob of the rule that decided, where it was one.
+    """
 
     atol: float
     rtol: float
     source: Source
+    outliers: float = 0.0
+    pattern: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As the result shows it."""
+        return {
+            "atol": self.atol,
+            "rtol": self.rtol,
+            "source": self.source,
+            "outliers": self.outliers,
+            "pattern": self.pattern,
+        }
+
+
+@dataclass(frozen=True)
+class ToleranceRule:
+    """Tolerances of the tensors whose name matches a glob; what is ``None`` is left to others.
+
+    Raises:
+        StreamparityError: a figure that is negative, not finite, or for ``outliers`` more than 1.
+    """
+
+    pattern: str
+    atol: float | None = None
+    rtol: float | None = None
+    outliers: float | None = None
+    source: Source = "flag"
+
+    def __post_init__(self) -> None:
+        for name in FIGURES:
+            _check(f"{name} of {self.pattern!r}", getattr(self, name), 1.0 if name == "outliers" else math.inf)
+
+    @classmethod
+    def parse(cls, text: str) -> ToleranceRule:
+        """From ``GLOB:atol=1e-4,rtol=1e-3,outliers=0.001``.
+
+        Raises:
+            StreamparityError: not of that form.
+        """
+        pattern, colon, figures = text.rpartition(":")
+        try:
+            given = [part.split("=") for part in figures.split(",")]
+            named = {name.strip(): float(value) for name, value in given}
+        except ValueError:
+            named = {}
+        if not colon or not pattern or len(named) < len(figures.split(",")) or set(named) - set(FIGURES):
+            raise StreamparityError(
+                f"{text!r} is no tolerance rule", "write GLOB:atol=1e-4,rtol=1e-3 (or outliers=0.001)"
+            )
+        return cls(pattern, named.get("atol"), named.get("rtol"), named.get("outliers"))
+
+    def to_json(self) -> dict[str, Any]:
+        """Inverse of ``ToleranceRule(**json)``."""
+        return {"pattern": self.pattern, **{name: getattr(self, name) for name in FIGURES}, "source": self.source}
+
+
+def read_policy(path: Path) -> list[ToleranceRule]:
+    """Rules from a TOML file: an array of tables ``[[tolerance]]`` with ``tensors`` (a glob) and figures.
+
+    Raises:
+        StreamparityError: not there, not TOML, or something else in it.
+    """
+    try:
+        import tomllib
+    except ImportError:  # Python 3.10
+        import tomli as tomllib
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StreamparityError(f"{path} is not readable as TOML: {error}", "see --help for its form") from None
+    tables = data.get("tolerance")
+    if set(data) != {"tolerance"} or not isinstance(tables, list) or not all(isinstance(t, dict) for t in tables):
+        raise StreamparityError(
+            f"{path} holds {sorted(data) or 'nothing'}", "write tables [[tolerance]] with tensors, atol, rtol, outliers"
+        )
+    rules = []
+    for table in tables:
+        figures = {name: value for name, value in table.items() if name != "tensors"}
+        bad = set(figures) - set(FIGURES) or [n for n, v in figures.items() if type(v) not in (int, float)]
+        if bad or not isinstance(table.get("tensors"), str) or not figures:
+            raise StreamparityError(
+                f"{path}: a table {table} is no rule", "give it tensors = GLOB and numbers atol, rtol or outliers"
+            )
+        rules.append(ToleranceRule(table["tensors"], source="policy", **figures))
+    return rules
 
 
 @dataclass(frozen=True)
 class TolerancePolicy:
     """Chooses the tolerance of a tensor: what the user gave, else the noise floor, else the coarser dtype's default.
 
+    A rule for the tensor comes before ``atol`` and ``rtol``, these before a policy file, and of several rules that
+    match the first is taken.
+
     Attributes:
         atol: absolute tolerance from the command line; alone it makes ``rtol`` 0.
         rtol: relative tolerance from the command line; alone it makes ``atol`` 0.
         arithmetic: dtype in which the candidate computes, where its arrays do not say (bfloat16 arrives as float32).
+        rules: by name of tensor.
         floor: what arithmetic alone costs the reference, where it is known.
 
     Raises:
@@ -63,40 +153,76 @@ class TolerancePolicy:
     atol: float | None = None
     rtol: float | None = None
     arithmetic: str | None = None
+    rules: Sequence[ToleranceRule] = field(default_factory=tuple)
     floor: NoiseFloor | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (("atol", self.atol), ("rtol", self.rtol)):
-            if value is not None and not (math.isfinite(value) and value >= 0):
-                raise StreamparityError(f"{name} is {value}", "give a number that is finite and not negative")
+        for name in ("atol", "rtol"):
+            value = getattr(self, name)
+            _check(name, value)
+            object.__setattr__(self, name, None if value is None else float(value))  # not numpy's, which JSON has not
 
-    def tolerance(self, name: str, reference: np.dtype[np.generic], candidate: np.dtype[np.generic]) -> Tolerance:
-        """Tolerance of the tensor labelled ``name`` for a pair of dtypes; integers and booleans must be equal."""
-        kinds = [reference.name, candidate.name]
-        if any(kind not in DTYPE_DEFAULTS for kind in kinds):
-            return Tolerance(0.0, 0.0, "exact")
-        if self.atol is not None or self.rtol is not None:
-            return Tolerance(self.atol or 0.0, self.rtol or 0.0, "flag")
-        if self.arithmetic in UNIT_ROUNDOFF:
-            kinds.append(str(self.arithmetic))
-        noise = None if self.floor is None else noise_of(self.floor, name, max(kinds, key=UNIT_ROUNDOFF.__getitem__))
-        if noise is not None:
-            return Tolerance(MARGIN * noise, 0.0, "noise-floor")
-        coarsest = max((kind for kind in kinds if kind in DTYPE_DEFAULTS), key=lambda kind: DTYPE_DEFAULTS[kind])
-        rtol, atol = DTYPE_DEFAULTS[coarsest]
-        return Tolerance(atol, rtol, "dtype-default")
+    @property
+    def given(self) -> bool:
+        """Whether the user gave any tolerance."""
+        return self.atol is not None or self.rtol is not None or bool(self.rules)
+
+    def tolerance(self, name: str, reference: DType, candidate: DType) -> Tolerance:
+        """Tolerance for a tensor and a pair of dtypes; integers and booleans must be equal."""
+        kinds = name_of(reference), name_of(candidate)
+        default = _default(*kinds, self.arithmetic)
+        default = default if default.source == "exact" else self._of_the_floor(name, kinds) or default
+        if default.source == "exact" or not self.given:
+            return default
+        matching = [rule for rule in self.rules if fnmatchcase(name, rule.pattern)]
+        flags = [ToleranceRule("*", self.atol, self.rtol)]
+        order = [r for r in matching if r.source == "flag"] + flags + [r for r in matching if r.source != "flag"]
+        outliers = next((rule.outliers for rule in order if rule.outliers is not None), 0.0)
+        for rule in order:
+            if rule.atol is not None or rule.rtol is not None:
+                pattern = None if rule in flags else rule.pattern
+                return Tolerance(rule.atol or 0.0, rule.rtol or 0.0, rule.source, outliers, pattern)
+        return replace(default, outliers=outliers)
+
+    def _of_the_floor(self, name: str, kinds: tuple[str, str]) -> Tolerance | None:
+        """A multiple of what the coarsest arithmetic concerned costs this tensor."""
+        known = [kind for kind in (*kinds, self.arithmetic) if kind in UNIT_ROUNDOFF]
+        if self.floor is None or not known:
+            return None
+        noise = noise_of(self.floor, name, max(map(str, known), key=UNIT_ROUNDOFF.__getitem__))
+        return None if noise is None else Tolerance(MARGIN * noise, 0.0, "noise-floor")
+
+    def check_names(self, names: Iterable[str]) -> None:
+        """Refuse a rule of the command line that concerns no tensor.
+
+        Raises:
+            StreamparityError: its glob matches none of ``names``.
+        """
+        known = list(names) if self.rules else []
+        for rule in self.rules:
+            if rule.source == "flag" and not any(fnmatchcase(name, rule.pattern) for name in known):
+                shown = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
+                raise StreamparityError(f"--tol {rule.pattern!r} matches no tensor", f"the tensors are {shown}")
 
 
-def noise_of(floor: NoiseFloor, name: str, arithmetic: str) -> float | None:
-    """The error that computing in ``arithmetic`` explains for one tensor; ``None`` where the floor does not know it.
+@cache
+def _default(reference: str, candidate: str, arithmetic: str | None) -> Tolerance:
+    """By the coarsest of the dtypes; nothing at all for what is no float."""
+    names = [reference, candidate]
+    if any(name not in DTYPE_DEFAULTS for name in names):
+        return Tolerance(0.0, 0.0, "exact")
+    if arithmetic in DTYPE_DEFAULTS:
+        names.append(str(arithmetic))
+    rtol, atol = max(DTYPE_DEFAULTS[name] for name in names)
+    return Tolerance(atol, rtol, "dtype-default")
 
-    A run of the reference in that very arithmetic says it best. Else it is float32's, scaled by unit roundoff. Never
-    less than what rounding the tensor's own largest value costs, and never less than float32's: the reference is that.
-    """
-    measured = floor.errors.get("float32", {}).get(name)
-    if measured is None:
-        return None
-    roundoff = max(UNIT_ROUNDOFF[arithmetic], UNIT_ROUNDOFF["float32"])
-    own = floor.errors.get(arithmetic, {}).get(name)
-    scaled = measured.max_abs * roundoff / UNIT_ROUNDOFF["float32"] if own is None else own.max_abs
-    return max(measured.max_abs, scaled, roundoff * floor.largest.get(name, 0.0))
+
+def _check(what: str, value: float | None, most: float = math.inf) -> None:
+    if value is not None and not (math.isfinite(value) and 0 <= value <= most):
+        limit = "not negative" if most == math.inf else f"from 0 to {most:g}"
+        raise StreamparityError(f"{what} is {value}", f"give a number that is finite and {limit}")
+
+
+def rules_from_json(rules: Iterable[Mapping[str, Any]]) -> tuple[ToleranceRule, ...]:
+    """Rules as :meth:`ToleranceRule.to_json` gives them."""
+    return tuple(ToleranceRule(**rule) for rule in rules)

@@ -1,119 +1,124 @@
-"""Single files of tensors from any program: raw, ``.npy``, ``.npz``, ``.safetensors``."""
+"""Single files of tensors from any program: which reader a file goes to, and how what it says becomes two lines."""
 
 from __future__ import annotations
 
-import math
-import zipfile
-from collections.abc import Sequence
+import os
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from numpy.lib import format
-from safetensors.numpy import load_file
+from ..dtypes import family, is_swapped, parse_dtype
+from .formats import c_order, ggml, npy, npz, polygraphy, records, safetensors, torch_archive
+from .formats.base import VALUE, BadFile, RawLayout, Tensors, Unnamed, refusal
+from .stored import FileState
 
-from ..errors import StreamparityError, first_line
-from ..tensors import Array
+__all__ = ["VALUE", "RawLayout", "Tensors", "Unnamed", "check_numeric", "is_self_describing", "read_file"]
 
-DTYPES = {
-    "f64": "float64",
-    "f32": "float32",
-    "f16": "float16",
-    "i64": "int64",
-    "i32": "int32",
-    "i16": "int16",
-    "i8": "int8",
-    "u8": "uint8",
-    "bool": "bool",
+READERS: dict[str, Callable[[Path, FileState], Tensors]] = {
+    ".npy": npy.read,
+    ".npz": npz.read,
+    ".safetensors": safetensors.read,
+    ".pt": torch_archive.read,
+    ".pth": torch_archive.read,
+    ".json": polygraphy.read,
+    ".jsonl": records.read,
 }
+UNKNOWN = RawLayout()
 
 
-def parse_dtype(name: str) -> np.dtype[np.generic]:
-    """A dtype from ``f32`` or ``float32``. Raises ``StreamparityError`` for an unknown name."""
-    canonical = DTYPES.get(name, name)
-    if canonical not in DTYPES.values():
-        raise StreamparityError(f"unknown dtype {name!r}", f"use one of {', '.join(DTYPES)}")
-    return np.dtype(canonical)
+def read_file(path: Path, raw: RawLayout = UNKNOWN) -> Tensors:
+    """The tensors of a file by name, one entry per chunk; formats without names call theirs ``value``.
 
-
-def read_tensors(path: Path, shape: Sequence[int] | None, dtype: str | None) -> dict[str, Array]:
-    """Read the tensors of one file by name; raw and ``.npy`` files hold a single one, called ``value``.
+    The suffix tells the format, anything unknown is raw. Tensors stay in the file where its format allows
+    (:class:`~.stored.StoredTensor`); those of compressed and JSON files are in memory, which their claimed size
+    alone never is.
 
     Args:
-        path: the file; its suffix tells the format, anything unknown is raw, C order.
-        shape: extents of a raw file; one may be -1. Formats that carry their own shape and dtype ignore both.
-        dtype: element type of a raw file, little-endian; float32 when not given.
+        path: the file.
+        raw: what is known about raw files; formats that describe themselves ignore it.
 
     Raises:
-        StreamparityError: missing, damaged, of another size than ``shape`` says, or of a type that is not numbers.
+        StreamparityError: missing, a folder, damaged, of another size than its header or ``raw`` says,
+            holding no tensors or values that are not numbers, or changed while it was read.
+        BackendMissing: the format needs a library that is not installed.
     """
-    if path.is_dir():
-        raise StreamparityError(f"{path} is a folder, not a file", "give a file, or two dump folders")
-    if not path.is_file():
-        raise StreamparityError(f"{path} does not exist", "check the path")
-    if not is_self_describing(path):
-        return {"value": _read_raw(path, shape, parse_dtype(dtype or "f32"))}
     try:
-        tensors = _read_self_describing(path)
-        for name, tensor in tensors.items():
-            check_numeric(tensor, name)
-    except Exception as error:  # a damaged file makes numpy, zipfile and safetensors raise whatever they trip over
-        raise StreamparityError(
-            f"{path} is not a readable {path.suffix} file: {first_line(error)}",
-            "write it again, as numbers of a numpy type",
+        state = _state(path)
+        tensors = _read(path, state, raw)
+        if FileState.of(path.stat()) != state:
+            raise refusal(path, "changed while it was read", "wait until the program that writes it has ended")
+    except OSError as error:
+        raise refusal(
+            path, f"cannot be read: {error.strerror or error}", "check the path and its permissions"
         ) from None
+    except MemoryError:
+        raise refusal(path, "does not fit in memory", "save it in a format without compression") from None
+    if not tensors:
+        raise refusal(path, "holds no tensors", "give a file with at least one")
     return tensors
 
 
-def is_self_describing(path: Path) -> bool:
-    """Whether files of this name carry shape and dtype themselves."""
-    return path.suffix in (".npy", ".npz", ".safetensors")
+def is_self_describing(path: Path, raw: RawLayout = UNKNOWN) -> bool:
+    """Whether a file carries shape and dtype itself, so that those of ``raw`` say nothing about it."""
+    return _format(path, raw) is not None
 
 
-def check_numeric(tensor: Array, where: str) -> None:
+def check_numeric(tensor: Any, where: str) -> None:
     """Raise ``StreamparityError`` unless ``tensor`` holds real numbers or booleans."""
-    if not isinstance(tensor, np.ndarray) or tensor.dtype.kind not in "fiub":
-        kind = tensor.dtype if isinstance(tensor, np.ndarray) else type(tensor).__name__
-        raise StreamparityError(
-            f"{where} holds {kind}, not real numbers", "compare arrays of floats, integers or bools"
-        )
+    dtype = getattr(tensor, "dtype", None)
+    if dtype is None or family(dtype) is None:
+        kind = type(tensor).__name__ if dtype is None else dtype
+        raise refusal(where, f"holds {kind}, not real numbers", "compare arrays of floats, integers or bools")
 
 
-def _read_self_describing(path: Path) -> dict[str, Array]:
-    if path.suffix == ".safetensors":
-        return dict(load_file(path))
-    if path.suffix == ".npy":
-        return {"value": np.load(path, mmap_mode="r", allow_pickle=False)}
-    with zipfile.ZipFile(path) as archive:
-        for member in archive.infolist():
-            _check_member(archive, member)
-    with np.load(path, allow_pickle=False) as loaded:
-        return {name: loaded[name] for name in loaded.files}
+def _state(path: Path) -> FileState:
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        raise refusal(path, "does not exist", "check the path") from None
+    if stat.S_ISDIR(status.st_mode):
+        raise refusal(path, "is a folder, not a file", "give a file, or two dump folders")
+    if not stat.S_ISREG(status.st_mode):
+        raise refusal(path, "is a device or a pipe, not a file", "write what it gives into a file first")
+    return FileState.of(status)
 
 
-def _check_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
-    """Refuse an array whose header promises another size than its member has, before anything is allocated."""
-    with archive.open(member) as file:
-        read_header = {(1, 0): format.read_array_header_1_0, (2, 0): format.read_array_header_2_0}
-        extents, _, dtype = read_header[format.read_magic(file)](file)
-        if file.tell() + math.prod(extents) * dtype.itemsize != member.file_size:
-            raise ValueError(f"{member.filename} promises shape {list(extents)} of {dtype}, which it does not hold")
+def _format(path: Path, raw: RawLayout) -> str | None:
+    """The format's suffix; ``None`` for a raw file. A .npy of another name is known by its first bytes."""
+    suffix = path.suffix.lower()
+    if suffix in READERS:
+        return suffix
+    if raw.shape is None and raw.layout is None and path.is_file():
+        with suppress(OSError), open(path, "rb") as file:  # who reads the file says why it cannot be read
+            return ".npy" if file.read(len(npy.MAGIC)) == npy.MAGIC else None
+    return None
 
 
-def _read_raw(path: Path, shape: Sequence[int] | None, dtype: np.dtype[np.generic]) -> Array:
-    if shape is None:
-        raise StreamparityError(
-            f"{path} is a raw file: its shape is not known", "pass --shape, such as --shape 1,3,1024"
-        )
-    size = path.stat().st_size
-    elements, rest = divmod(size, dtype.itemsize)
-    known = math.prod(extent for extent in shape if extent != -1)
-    resolved = [elements // known if extent == -1 and known else extent for extent in shape]
-    if rest or min(resolved, default=1) < 0 or math.prod(resolved) != elements:
-        raise StreamparityError(
-            f"{path} holds {size} bytes; shape {list(shape)} of {dtype} needs "
-            f"{'a multiple of ' if -1 in shape else ''}{abs(known) * dtype.itemsize}",
-            "check --shape and --dtype",
-        )
-    if elements == 0:
-        return np.zeros(resolved, dtype)
-    return np.memmap(path, dtype=dtype, mode="r", shape=tuple(resolved))
+def _read(path: Path, state: FileState, raw: RawLayout) -> Tensors:
+    suffix = _format(path, raw)
+    if suffix is None:
+        return _read_raw(path, state, raw)
+    try:
+        return READERS[suffix](path, state)
+    except BadFile as error:
+        raise refusal(path, f"is not a readable {suffix} file: {error.problem}", error.hint) from None
+
+
+def _read_raw(path: Path, state: FileState, given: RawLayout) -> Tensors:
+    dtype = parse_dtype(given.dtype or "f32")
+    swapped = is_swapped(given.dtype or "f32")
+    has_header = given.layout is None and ggml.recognised(path, state, dtype)
+    try:
+        if given.layout == "ggml" or (has_header and given.shape is None):
+            chunks = ggml.read(path, state, given.shape, dtype)
+        elif given.shape is None:
+            raise BadFile("is a raw file: its shape is not known", "pass --shape, such as --shape 1,3,1024")
+        else:
+            chunks = c_order.read(path, state, given.shape, dtype)
+        return {VALUE: [replace(chunk, swapped=swapped) for chunk in chunks]}
+    except BadFile as error:
+        hint = "it begins with a ggml header: pass --layout ggml" if has_header else error.hint
+        raise refusal(path, error.problem, hint) from None

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save
+from safetensors.numpy import save
 
 from ..errors import StreamparityError
 from ..tensors import Array, TensorSpec
 from .anatomy import ANATOMY, Anatomy
 from .atomic import write_bytes
+from .formats.base import BadFile
+from .formats.safetensors import load
 from .manifest import Manifest
 from .noise_floor import NOISE_FLOOR, NoiseFloor
 
@@ -184,6 +186,11 @@ class DumpReader:
         """Hash of ``dump.json``, which names model, audio, schedule and versions."""
         return hashlib.sha256((self.folder / MANIFEST).read_bytes()).hexdigest()
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all chunks on disk."""
+        return sum(chunk_path(self.folder, index).stat().st_size for index in range(self.chunk_count))
+
     def chunk(self, index: int) -> dict[str, Array]:
         """Every tensor of chunk ``index`` by its key.
 
@@ -192,8 +199,8 @@ class DumpReader:
         """
         path = chunk_path(self.folder, index)
         try:
-            return dict(load_file(path))
-        except (SafetensorError, OSError) as error:
+            return load(path)
+        except (BadFile, OSError) as error:
             raise StreamparityError(f"{path} is damaged: {error}", "run the dump again with --resume") from None
 
     def noise_floor(self) -> NoiseFloor | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..comparison.tolerance import MARGIN, UNIT_ROUNDOFF, noise_of
+from ..comparison.noise import MARGIN, UNIT_ROUNDOFF, noise_of
 from ..dump.noise_floor import NoiseFloor
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
+from .detail import detail, subject
 from .tables import HEADINGS, findings, headline, rows
 
 STYLE = """
@@ -18,7 +19,7 @@ td { font-family: ui-monospace, monospace } .pass { color: #176b2c }
 
 
 def html(result: Mapping[str, Any]) -> str:
-    """A page with the verdict, the findings, the table and where the numbers come from."""
+    """A page with the verdict, the findings, the table, one tensor at close range and where the numbers come from."""
     provenance = result["provenance"]
     head = "".join(f"<th>{escape(name)}</th>" for name in HEADINGS)
     body = "\n".join(
@@ -26,6 +27,8 @@ def html(result: Mapping[str, Any]) -> str:
         for row in rows(result)
     )
     said = "\n".join(f"<p>{escape(line.strip())}</p>" for line in findings(result))
+    looked_at = subject(result)
+    close = "" if looked_at is None else f"<pre>{escape(chr(10).join(detail(looked_at)))}</pre>"
     origin = ", ".join(f"{name} {version}" for name, version in provenance["versions"].items())
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>streamparity: {escape(result["verdict"])}</title>
@@ -35,6 +38,7 @@ def html(result: Mapping[str, Any]) -> str:
 <table><thead><tr>{head}</tr></thead><tbody>
 {body}
 </tbody></table>
+{close}
 <p>{escape(provenance["started"])}; {escape(origin)}; model {escape(str(provenance["model_sha256"]))}</p>
 </body></html>
 """

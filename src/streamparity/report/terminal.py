@@ -1,4 +1,4 @@
-"""The result on a terminal: a table that a newcomer understands, what was found, the verdict."""
+"""The result on a terminal: a table that a newcomer understands, one tensor at close range, findings, the verdict."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from .detail import detail, subject
 from .tables import HEADINGS, findings, headline, rows
 
 WIDTH = 110
@@ -27,6 +28,9 @@ def render(result: Mapping[str, Any], console: Console | None = None) -> None:
     if not console.is_terminal:
         console.width = PIPE_WIDTH
     console.print(_table(result, with_tolerance=console.width >= WIDTH))
+    looked_at = subject(result)
+    for line in detail(looked_at) if looked_at is not None else ():
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     for line in findings(result):
         style = "bold" if line.startswith("first divergence") else None
         console.print(line, markup=False, highlight=False, soft_wrap=True, style=style)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ...comparison.tolerance import MARGIN, UNIT_ROUNDOFF, noise_of
+from ...comparison.noise import MARGIN, UNIT_ROUNDOFF, noise_of
 from ..case import Case
 from ..finding import Finding
 from ..growth import Growth, growth

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ...comparison.tolerance import UNIT_ROUNDOFF
+from ...comparison.noise import UNIT_ROUNDOFF
 from ...tensors import Array, TensorSpec
 from ..case import Case
 from ..finding import Finding

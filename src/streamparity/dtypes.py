@@ -1,0 +1,75 @@
+"""Element types: the names people use for them, and the few that numpy has not."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, Literal
+
+import ml_dtypes
+import numpy as np
+
+from .errors import StreamparityError
+
+DType = np.dtype[Any]
+Family = Literal["float", "integer", "bool"]
+
+# Short name, also that of safetensors in lower case -> numpy's or ml_dtypes' type.
+DTYPES: dict[str, DType] = {
+    "f64": np.dtype(np.float64),
+    "f32": np.dtype(np.float32),
+    "f16": np.dtype(np.float16),
+    "bf16": np.dtype(ml_dtypes.bfloat16),
+    "f8_e4m3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "f8_e5m2": np.dtype(ml_dtypes.float8_e5m2),
+    "i64": np.dtype(np.int64),
+    "i32": np.dtype(np.int32),
+    "i16": np.dtype(np.int16),
+    "i8": np.dtype(np.int8),
+    "u64": np.dtype(np.uint64),
+    "u32": np.dtype(np.uint32),
+    "u16": np.dtype(np.uint16),
+    "u8": np.dtype(np.uint8),
+    "bool": np.dtype(np.bool_),
+}
+LONG_NAMES = {dtype.name: dtype for dtype in DTYPES.values()}
+EXTENSION_FLOATS = frozenset(name for name in LONG_NAMES if name.startswith(("bfloat", "float8")))
+
+
+def parse_dtype(name: str) -> DType:
+    """A dtype from ``f32``, ``float32``, ``bf16``...; a leading ``>`` or ``<`` is its byte order, where it has one.
+
+    Raises:
+        StreamparityError: an unknown name.
+    """
+    bare = name.strip().lower()
+    order: Literal["<", ">"] = ">" if bare.startswith(">") else "<"
+    bare = bare[1:] if bare[:1] in ("<", ">") else bare
+    dtype = DTYPES.get(bare) or LONG_NAMES.get(bare) or LONG_NAMES.get(f"{bare}fn")
+    if dtype is None:
+        raise StreamparityError(f"unknown dtype {name!r}", f"use one of {', '.join(DTYPES)}; >f32 is big-endian")
+    if dtype.name in EXTENSION_FLOATS:
+        return dtype
+    ordered: DType = dtype.newbyteorder(order)
+    return ordered
+
+
+def is_swapped(name: str) -> bool:
+    """Whether a name asks for big-endian elements of a type that is little-endian only, as those of ml_dtypes are."""
+    return name.strip().startswith(">") and parse_dtype(name).name in EXTENSION_FLOATS
+
+
+@cache
+def name_of(dtype: DType) -> str:
+    """``dtype.name``, which takes numpy microseconds to put together."""
+    return str(dtype.name)
+
+
+@cache
+def family(dtype: DType) -> Family | None:
+    """What values of a type are compared as; ``None`` for what is no real number."""
+    if dtype.name in EXTENSION_FLOATS:
+        return "float"
+    if dtype.itemsize > 8:  # long doubles, which float64 does not hold
+        return None
+    families: dict[str, Family] = {"f": "float", "i": "integer", "u": "integer", "b": "bool"}
+    return families.get(dtype.kind)
