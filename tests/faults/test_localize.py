@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -14,11 +15,13 @@ import torch
 
 from plant_fault import layer_norm_epsilon, zero_layer_cache
 from streamparity.cli import main
+from streamparity.dump import DumpReader
+from streamparity.errors import StreamparityError
 from streamparity.run import RunOptions, run
 
 from .graph_faults import FAULTS as GRAPH_FAULTS
 from .harmless import CHANGES
-from .score import run_planted
+from .score import run_planted, score
 
 
 def streamparity(monkeypatch, capsys, *arguments):
@@ -117,7 +120,6 @@ def _saved(bench):
 
 def test_deeper_taps_make_smaller_pieces(demo, tmp_path):
     from streamparity.demo import demo_audio, demo_recordings
-    from streamparity.dump import DumpReader
     from streamparity.reference.dumper import DumpOptions, dump
 
     def soften(model):
@@ -159,6 +161,38 @@ def test_no_weight_of_a_sound_graph_differs(demo, regular, name):
         anatomy = bench.reference().anatomy()
         assert list(differences(weights, anatomy)) == []
         assert len({weight.parameter for weight in weights} & set(anatomy.parameters)) > 100
+
+
+def test_a_backend_that_cannot_be_cut_is_tested_whole(demo, monkeypatch):
+    from streamparity.runners.ort import OrtRunner
+
+    monkeypatch.setattr(OrtRunner, "isolates", False)
+    for name in ("weight-scaled", "returned-layers-swapped", "length-negative", "weights-in-float16"):
+        fault = next(fault for fault in GRAPH_FAULTS if fault.name == name)
+        row = score(demo, fault)
+        assert (row.detected, row.chunk_right, row.module_right, row.code_right) == (True,) * 4, row
+
+
+def test_a_dump_without_anatomy_still_tells_where(demo, tmp_path):
+    from streamparity.dump.anatomy import ANATOMY
+
+    bare = shutil.copytree(demo.reference().folder, tmp_path / "bare")
+    (bare / ANATOMY).unlink()
+    fault = next(fault for fault in GRAPH_FAULTS if fault.name == "depthwise-reversed")
+    result = run(DumpReader(bare), RunOptions("ort", fault.plant(demo, 1.0).model, localize=True))
+    assert result["localization"]["module"] == "encoder.layers.1.conv"
+    assert [(f["code"], f["confidence"]) for f in result["diagnosis"]] == [("weights-differ", 0.4)]
+    (bare / ANATOMY).write_bytes(b"no safetensors")
+    with pytest.raises(StreamparityError, match="is damaged"):
+        run(DumpReader(bare), RunOptions("ort", fault.plant(demo, 1.0).model, localize=True))
+
+
+def test_a_fault_of_the_decoder_is_found_in_it(demo, tmp_path):
+    fault = next(fault for fault in GRAPH_FAULTS if fault.name == "blank-biased")
+    model = fault.plant(demo, 1.0).model
+    result = run(demo.reference(), RunOptions("ort", model, localize=True, repro=tmp_path / "repro"))
+    assert result["localization"]["module"] == "joint.joint_net.1"
+    assert any("decoder_joint" in note for note in result["notes"])
 
 
 def test_a_near_tie_is_told_from_a_wrong_label():

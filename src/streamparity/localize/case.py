@@ -126,7 +126,9 @@ class Case:
 
     @property
     def systemic(self) -> bool:
-        """Whether most pieces fail by themselves."""
+        """Whether most pieces fail by themselves; a model that is only run whole hands its error on to all of them."""
+        if self.pieces is None:
+            return False
         taps = [label for label in self.isolated if label.startswith("encoder.layers.")]
         failing = [label for label in taps if self.isolated[label].ratio > 1]
         return len(taps) > 2 and len(failing) > SYSTEMIC * len(taps)
