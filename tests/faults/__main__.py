@@ -20,7 +20,7 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(REPO / "scripts"))
 
-from . import graph_faults, harmless, loop_faults  # noqa: E402 (they import what lies in scripts/)
+from . import further_faults, graph_faults, harmless, loop_faults  # noqa: E402 (they import what lies in scripts/)
 from .bench import demo_bench, regular_bench  # noqa: E402
 from .score import Row, run_planted, score, weakest  # noqa: E402
 
@@ -64,7 +64,7 @@ def _run(folder: Path, only: str | None, globs: Sequence[str], say: Callable[[st
         if only not in (None, name):
             continue
         bench = make(folder)
-        for fault in [*graph_faults.FAULTS, *loop_faults.FAULTS]:
+        for fault in [*graph_faults.FAULTS, *loop_faults.FAULTS, *further_faults.FAULTS]:
             if fault.only not in (None, name) or not wanted(fault.name):
                 continue
             strengths: list[float | None] = [None]

@@ -134,11 +134,11 @@ class Case:
         return len(taps) > 2 and len(failing) > SYSTEMIC * len(taps)
 
     @cached_property
-    def _suspicion(self) -> tuple[list[Any], list[str]]:
+    def _suspicion(self) -> tuple[list[Any], list[str], list[Any]]:
         label = self.introduced
         tensor_of = getattr(self.runner, "tensor_of", None)
         if label is None or self.graph is None or tensor_of is None or label not in self.isolated:
-            return [], [] if label is None else [label]
+            return [], [] if label is None else [label], []
         cut = [spec.label for spec in self.subject.taps]
         tensors = {name: tensor_of(name) for name in self.isolated}
         pieces = Pieces(self.graph.proto, tensors, cut if self.pieces is not None else [])
@@ -146,7 +146,8 @@ class Case:
         # Across layers next to everything shares the bookkeeping of masks and shapes.
         near = [] if self.systemic or self.layer is None else [name for name in self.failing if name in self.isolated]
         layer = f"encoder.layers.{self.layer}."
-        return pieces.suspects(label, [name for name in near if name.startswith(layer)], passing)
+        nodes, together = pieces.suspects(label, [name for name in near if name.startswith(layer)], passing)
+        return nodes, together, pieces.nodes(label)
 
     @property
     def suspects(self) -> list[Any]:
@@ -183,7 +184,9 @@ class Case:
         if self.graph is None:
             return []
         names = {node.name for node in self.suspects}
-        found = [odd for odd in odd_epsilons(self.graph, self.anatomy) if not names or odd.node in names]
+        # An epsilon can be wrong by less than shows in a piece that passes: passing clears no norm of it.
+        piece = {node.name for node in self._suspicion[2]}
+        found = [odd for odd in odd_epsilons(self.graph, self.anatomy) if not piece or odd.node in piece]
         if self.layer is not None and not self.systemic:
             layers = list(Layers(self.graph).odd(self.layer))
             here = self.introduced or ""
