@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from streamparity.comparison import Comparator, TolerancePolicy
-from streamparity.tensors import ENCODER_OUTPUTS, TensorSpec
+from streamparity.comparison import Comparator, TolerancePolicy, engine, plain
+from streamparity.comparison import comparator as comparator_module
+from streamparity.comparison.patterns import BINS
+from streamparity.comparison.statistics import PERCENTILES
+from streamparity.tensors import ENCODER_OUTPUTS, TensorSpec, ValidRule
 
 CHUNKS = 4
 WIDTH, FRAMES, SLOTS, KERNEL = 6, 5, 8, 3  # axes of `outputs` D, T'; of the caches C and K
@@ -482,3 +487,108 @@ def test_large_values_do_not_excuse_small_ones():
     large = assigned("out/outputs", 1e6, [1], (0, 1))
     assert judged(change, both=large)["verdict"] == "fail"
     assert judged(added("out/outputs", 1, (0, 1, 0), 0.5), both=large)["verdict"] == "pass"
+
+
+# ---------------------------------------------------------------------------------------------------------- overlap
+CACHE = TensorSpec("out/cache", "cache", "float32", ("B", "C"), ValidRule("C", "last", "n"))
+SOME = np.random.default_rng(6).normal(size=(1, 4)).astype(np.float32)
+
+
+def cache(slots: int, data: np.ndarray = SOME) -> np.ndarray:
+    """Right-aligned, as caches are."""
+    return np.concatenate([np.full((1, slots - data.shape[1]), 99, np.float32), data], axis=1)
+
+
+@pytest.mark.parametrize(
+    ("candidate", "verdict", "elements"),
+    [
+        (cache(12), "pass", 4),
+        (cache(12, SOME + 1), "fail", 4),
+        (np.concatenate([SOME, np.full((1, 8), 99, np.float32)], axis=1), "fail", 4),
+        (SOME[:, 1:], "pass", 3),
+        (SOME[:, :3], "fail", 3),
+    ],
+    ids=["longer", "longer and wrong", "left-aligned", "shorter", "shorter and wrong"],
+)
+def test_what_two_right_aligned_caches_have_in_common_is_at_their_end(candidate, verdict, elements):
+    comparator = Comparator([CACHE], 1, overlap=True)
+    comparator.add(0, {"out/cache": cache(7), "n": np.array([4])}, {"out/cache": candidate, "n": np.array([4])})
+    result = comparator.finish()
+    assert (result["verdict"], result["tensors"][0]["elements"]) == (verdict, elements)
+    assert comparator.overlapping == {"cache": f"[1, 7] and {list(candidate.shape)}"}
+    worst = result["tensors"][0]["worst"]
+    assert worst["reference"] == float(cache(7)[tuple(worst["index"])])
+    assert Comparator([CACHE], 1).add(0, {"out/cache": cache(7), "n": np.array([4])}, {"out/cache": candidate}) is False
+
+
+def test_overlap_forgives_no_tensor_that_a_chunk_lacks():
+    reference, candidate = stream(), stream()
+    del candidate[2]["tap/encoder.layers.1"]
+    result = compared(reference, candidate, overlap=True)
+    assert (result["verdict"], result["first_divergence"]["tensor"]) == ("fail", "encoder.layers.1")
+
+
+# ------------------------------------------------------------------------------------------ percentiles, once more
+def many(size: int, chunks: int = 3, seed: int = 0) -> Stream:
+    rng = np.random.default_rng(seed)
+    return [{"out/x": rng.normal(size=size).astype(np.float32)} for _ in range(chunks)]
+
+
+X = TensorSpec("out/x", "output", "float32", ("N",))
+
+
+@pytest.mark.parametrize("loops", [plain, engine._compiled()])
+@pytest.mark.parametrize(
+    "change",
+    [lambda x: x[:100], lambda x: x.reshape(2, -1), lambda x: x.astype(np.int32)],
+    ids=["shorter", "another rank", "another type"],
+)
+def test_percentiles_are_of_the_chunks_before_the_one_that_does_not_fit(change, loops):
+    reference, candidate = many(40_000), many(40_000, seed=1)
+    candidate[1]["out/x"] = change(candidate[1]["out/x"])
+    comparator = Comparator([X], 3, TolerancePolicy(atol=100), loops=loops)
+
+    def replay():
+        return ((chunk, *pair) for chunk, pair in enumerate(zip(reference, candidate, strict=True)))
+
+    for each in replay():
+        comparator.add(*each)
+    result = comparator.finish(replay)
+    error = np.abs(candidate[0]["out/x"].astype(np.float64) - reference[0]["out/x"])
+    (tensor,) = result["tensors"]
+    assert (result["verdict"], tensor["first_failed_chunk"]) == ("fail", 1)
+    assert tensor["percentiles"] == {f"p{q:g}": np.percentile(error, q) for q in PERCENTILES}
+
+
+@pytest.mark.parametrize("room", [None, 1], ids=["at once", "one at a time"])
+def test_the_percentiles_of_many_tensors_take_little_memory(monkeypatch, room):
+    """What is kept is shared among them, and where their tables are too large they wait for each other."""
+    if room is not None:
+        monkeypatch.setattr(comparator_module, "SEARCH_ROOM", room)
+        monkeypatch.setattr(comparator_module, "KEPT", 100)
+    rng = np.random.default_rng(2)
+    number = 60 if room is None else 4
+    reference = rng.normal(size=400_000).astype(np.float32)
+    candidate = (reference + rng.normal(size=reference.size) * 1e-6).astype(np.float32)
+    names = [f"out/x{place}" for place in range(number)]
+    comparator = Comparator([replace(X, name=name) for name in names], 1, loops=engine._compiled())
+    sides = dict.fromkeys(names, reference), dict.fromkeys(names, candidate)
+    tracemalloc.start()
+    try:
+        comparator.add(0, *sides)
+        result = comparator.finish(lambda: [(0, *sides)])
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    error = np.abs(candidate.astype(np.float64) - reference)
+    expected = {f"p{q:g}": np.percentile(error, q) for q in PERCENTILES}
+    assert all(tensor["percentiles"] == expected for tensor in result["tensors"])
+    histograms = number * BINS * 8  # most of which is never touched, and then takes no memory
+    assert peak < histograms + (160 << 20)
+
+
+def test_constants_that_differ_within_tolerance_prove_nothing():
+    for amount, verdict in ((1e-6, "vacuous"), (1.0, "past tolerance")):
+        result = Comparator([X], 1)
+        result.add(0, {"out/x": np.zeros(9, np.float32)}, {"out/x": np.full(9, amount, np.float32)})
+        assert verdict in result.finish()["objections"][0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -17,7 +18,9 @@ from unittest import mock
 import ml_dtypes
 import numpy as np
 import pytest
+import torch
 
+import streamparity
 from streamparity import compare
 from streamparity.cli import main
 from streamparity.comparison import Comparator, engine, plain
@@ -854,3 +857,93 @@ def test_exit_codes_and_streams_of_the_process(tmp_path):
     assert bad.stdout.splitlines()[-1].startswith("FAIL: 0 of 1 chunks passed")
     wrong = subprocess.run([*call, *paths, "--shape", "7"], capture_output=True, text=True)
     assert (wrong.returncode, wrong.stdout, len(wrong.stderr.splitlines())) == (2, "", 2)
+
+
+# -------------------------------------------------------------------------------------------------- what was found once
+def test_whole_numbers_of_unlike_sign_are_as_far_apart_as_python_says():
+    pairs = [(-3248722127271838370, 5233614642722632505), (-(2**63), 2**63 - 1), (-1, 1), (5, -7)]
+    for first, second in pairs:
+        result = compare(np.array([first]), np.array([second]))
+        assert only(result)["max_abs"] == float(abs(second - first))
+    result = compare(np.array([-(2**63)]), np.array([2**64 - 1], np.uint64))
+    assert only(result)["max_abs"] == float(2**63 + 2**64 - 1)
+
+
+@pytest.mark.parametrize("size", [2, 5000])
+def test_a_difference_too_large_for_a_float_is_past_any_tolerance(size):
+    reference, candidate = np.ones(size), np.ones(size)
+    reference[1], candidate[1] = 1.7e308, -1.7e308
+    assert only(compare(reference, candidate, rtol=1.5))["violations"] == 1
+    candidate[1] = 1e307
+    assert compare(reference, candidate, rtol=1.5)["verdict"] == "pass"
+
+
+def test_a_square_tensor_that_was_transposed_is_told():
+    square = np.random.default_rng(0).normal(size=(8, 8))
+    result = compare(square, square.T)
+    assert (result["verdict"], result["notes"]) == ("fail", ["value: --permute 1,0 of the candidate matches"])
+    for other, options in ((square + 1, {}), (square.T + 1e-3, {}), (-square, {"atol": 0.1})):
+        assert compare(square, other, **options)["notes"] == []
+
+
+def test_what_overlap_leaves_out_is_told(tmp_path):
+    result = compare(np.arange(12.0), np.arange(10.0), overlap=True)
+    assert (result["verdict"], len(result["notes"])) == ("pass", 1)
+    assert "[12] and [10]" in result["notes"][0]
+    chunks = [np.arange(8.0, dtype=np.float32) + 1, np.arange(4.0, dtype=np.float32) + 1]
+    paths = [written(tmp_path / name, chunk) for name, chunk in zip("ab", chunks, strict=True)]
+    assert "2 chunks and 1" in compare(*paths, shape=(4,), overlap=True)["notes"][0]
+
+
+@pytest.mark.parametrize("options", [{"taps": ("x",)}, {"allow_unmatched": ("x",)}])
+def test_options_for_dumps_are_refused_for_anything_else(options):
+    with pytest.raises(StreamparityError, match="in dumps only"):
+        compare(X, X, **options)
+
+
+def test_raw_files_of_two_shapes_types_and_layouts(tmp_path):
+    x = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)
+    single = written(tmp_path / "a.bin", x)
+    half = written(tmp_path / "b.bin", np.ascontiguousarray(x.T).astype(np.float16))
+    header = np.array([8, 3, 1, 1], np.int64).tobytes()
+    (tmp_path / "c.bin").write_bytes(header + x.tobytes())
+    both = ("--shape", "3,8", "--tol", "value:atol=1e-2")
+    assert command("compare", single, half, "--shape", "a:3,8", "--shape", "b:8,3", "--dtype", "b:f16",
+                   "--permute", "1,0", "--tol", "value:atol=1e-2").code == 0  # fmt: skip
+    assert command("compare", single, half, *both, "--dtype", "b:f16").code == 1
+    assert command("compare", single, tmp_path / "c.bin", *both, "--layout", "b:ggml").code == 0
+    refused("given twice for A", "compare", single, single, "--shape", "3,8", "--shape", "a:3,8")
+    refused("no layout", "compare", single, single, "--shape", "3,8", "--layout", "a:fortran")
+
+
+class OnADevice:
+    """As CuPy's arrays: DLPack on a device, and no implicit copy."""
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (2, 0)
+
+    def __dlpack__(self, **_: Any) -> Any:
+        return torch.arange(6.0).__dlpack__()
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("implicit conversion is not allowed")
+
+
+def test_an_array_on_a_device_is_copied_by_dlpack_before_anything_else(monkeypatch):
+    monkeypatch.setattr(torch, "from_dlpack", lambda value: torch.utils.dlpack.from_dlpack(value.__dlpack__()))
+    assert compare(np.arange(6.0, dtype=np.float32), OnADevice())["verdict"] == "pass"
+
+
+def test_numba_that_finds_no_place_for_its_cache_is_done_without(tmp_path):
+    """A read-only installation without a home, as in containers."""
+    package = tmp_path / "streamparity"
+    shutil.copytree(Path(streamparity.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__", "data"))
+    (package / "comparison" / "__pycache__").write_text("in the way")
+    program = (
+        "import numpy as np, streamparity, sys\n"
+        "print(streamparity.__file__, streamparity.compare(np.arange(9.), np.arange(9.))['verdict'])"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "HOME": "/dev/null", "XDG_CACHE_HOME": "/dev/null"}
+    environment.pop("NUMBA_CACHE_DIR", None)
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == [str(package / "__init__.py"), "pass"], done.stderr

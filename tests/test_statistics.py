@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from streamparity.comparison import engine, kernels, percentiles, plain, statistics
+from streamparity.comparison import engine, plain, statistics
+from streamparity.comparison import percentiles as percentiles_module
 from streamparity.comparison.statistics import HELD, PERCENTILES, Statistics
 from streamparity.comparison.tolerance import Tolerance, TolerancePolicy
 from streamparity.dtypes import family
@@ -22,7 +23,9 @@ INF, NAN = math.inf, math.nan
 LOOSE = Tolerance(1e-3, 1e-2, "flag")
 EXACT = Tolerance(0.0, 0.0, "exact")
 Pairs = list[tuple[np.ndarray, np.ndarray]]
-LOOPS = {"numpy": plain, "compiled": kernels}
+LOOPS = {"numpy": plain}
+if engine._compiled() is not plain:
+    LOOPS["compiled"] = engine._compiled()
 
 
 @pytest.fixture(params=LOOPS, autouse=True)
@@ -45,6 +48,7 @@ def measured(pairs: Pairs, tolerance: Tolerance = LOOSE, percentiles=PERCENTILES
     for chunk, (reference, candidate) in enumerate(pairs):
         found.add(chunk, [(reference, candidate, whole(reference))])
     while found.unresolved:
+        found.begin_pass(percentiles_module.KEPT)
         for reference, candidate in pairs:
             found.revisit([(reference, candidate, whole(reference))])
         found.end_pass()
@@ -248,7 +252,7 @@ def test_figures_are_those_of_plain_numpy_past_what_is_held_in_memory(errors, pe
 @pytest.mark.parametrize("errors", ["spread", "one bin", "one value", "float32", "range"])
 def test_figures_do_not_depend_on_how_much_is_kept_held_or_read_at_a_time(monkeypatch, errors):
     """With next to nothing kept, percentiles are found by dividing bins again and again."""
-    monkeypatch.setattr(percentiles, "KEPT", 3)
+    monkeypatch.setattr(percentiles_module, "KEPT", 3)
     monkeypatch.setattr(statistics, "HELD", 100)
     monkeypatch.setattr(statistics, "ROWS", 2)
     monkeypatch.setattr(engine, "BLOCK", 1001)
@@ -422,7 +426,7 @@ def test_the_worst_index_is_right_in_an_array_larger_than_one_block():
         ([(np.zeros(4), np.zeros(4))] * 2, True),
         ([(np.ones(4), np.ones(4))] * 2, True),
         ([(np.zeros(4), np.zeros(4)), (np.ones(4), np.ones(4))], False),
-        ([(np.zeros(4), np.ones(4))], False),
+        ([(np.zeros(4), np.ones(4))], True),
         ([(np.zeros(4), of(0, 0, 0, 1e-9))], False),
         ([(of(0, 0, 0, 1e-9), np.zeros(4))], False),
         ([(np.float32(3).reshape(1), np.float32(3).reshape(1))], False),

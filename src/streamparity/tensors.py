@@ -16,6 +16,9 @@ from .errors import StreamparityError
 Kind = Literal["input", "tap", "output", "cache", "length", "decoder"]
 Array = np.ndarray[Any, np.dtype[Any]]
 
+# Where a region lies in a tensor: an index for each axis that it lost, a slice for each that it has.
+Origin = tuple[slice | int, ...]
+
 EXTENT = "extent"
 
 
@@ -166,7 +169,7 @@ def canonical_names(names: Iterable[str], ports: Mapping[str, Port], where: str)
     return found
 
 
-def valid_regions(spec: TensorSpec, shape: tuple[int, ...], counts: Mapping[str, Any]) -> list[tuple[slice | int, ...]]:
+def valid_regions(spec: TensorSpec, shape: tuple[int, ...], counts: Mapping[str, Any]) -> list[Origin]:
     """Index tuples that select the part of a tensor that carries data.
 
     Args:
@@ -193,7 +196,7 @@ def valid_regions(spec: TensorSpec, shape: tuple[int, ...], counts: Mapping[str,
     if spec.valid.count == EXTENT:
         everything[axis] = slice(0, extent)
         return [tuple(everything)]
-    regions: list[tuple[slice | int, ...]] = []
+    regions: list[Origin] = []
     count = np.asarray(counts[spec.valid.count]).reshape(-1)
     for item in range(count.size):
         valid = min(max(int(count[item]), 0), extent)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import click
 
@@ -23,6 +23,7 @@ from .common import (
 
 if TYPE_CHECKING:
     from ..comparison import View
+    from ..dump.files import RawLayout
 
 WORST = 5
 
@@ -45,15 +46,26 @@ class FloatList(click.ParamType):  # type: ignore[type-arg]  # generic in newer 
 @click.command("compare")
 @click.argument("reference", type=click.Path(path_type=Path), metavar="A")
 @click.argument("candidate", type=click.Path(path_type=Path), metavar="B")
-@click.option("--shape", type=INT_LIST, metavar="N,N,...", help="Shape of a chunk of raw files; one extent may be -1.")
+@click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    metavar="[a:|b:]N,N,...",
+    help="Shape of a chunk of raw files; one extent may be -1. With a: or b: before it, of that file only.",
+)
 @click.option(
     "--dtype",
+    "dtypes",
+    multiple=True,
+    metavar="[a:|b:]TYPE",
     help="Element type of raw files: f32 (default), f64, f16, bf16, f8_e4m3, f8_e5m2, i64 to i8, u64 to u8, bool; "
     ">f32 is big-endian.",
 )
 @click.option(
     "--layout",
-    type=click.Choice(["c", "ggml"]),
+    "layouts",
+    multiple=True,
+    metavar="[a:|b:]c|ggml",
     help="Layout of raw files: c, or ggml: four int64 extents, innermost first, then the values. Default: by its look.",
 )
 @click.option(
@@ -85,9 +97,9 @@ class FloatList(click.ParamType):  # type: ignore[type-arg]  # generic in newer 
 def command(
     reference: Path,
     candidate: Path,
-    shape: tuple[int, ...] | None,
-    dtype: str | None,
-    layout: Literal["c", "ggml"] | None,
+    shapes: tuple[str, ...],
+    dtypes: tuple[str, ...],
+    layouts: tuple[str, ...],
     permutes: tuple[str, ...],
     slices: tuple[str, ...],
     overlap: bool,
@@ -111,12 +123,14 @@ def command(
     from ..comparison.statistics import PERCENTILES
 
     check_writable(*targets.values())
+    raw = _raw("a", shapes, dtypes, layouts)
     result = compare(
         reference,
         candidate,
-        shape=shape,
-        dtype=dtype,
-        layout=layout,
+        shape=raw.shape,
+        dtype=raw.dtype,
+        layout=raw.layout,
+        candidate_raw=_raw("b", shapes, dtypes, layouts),
         reference_view=_view("a", permutes, slices),
         candidate_view=_view("b", permutes, slices),
         overlap=overlap,
@@ -135,20 +149,39 @@ def command(
     return conclude(result, targets, quiet)
 
 
+def _raw(side: str, shapes: tuple[str, ...], dtypes: tuple[str, ...], layouts: tuple[str, ...]) -> RawLayout:
+    """What the options say about raw files of one side; without a letter they speak of both."""
+    from ..dump.files import RawLayout
+
+    shape, dtype, layout = (
+        _of_side(side, values, option, otherwise=side)
+        for values, option in ((shapes, "--shape"), (dtypes, "--dtype"), (layouts, "--layout"))
+    )
+    if layout not in (None, "c", "ggml"):
+        raise StreamparityError(f"there is no layout {layout!r}", "give c or ggml")
+    return RawLayout(
+        None if shape is None else INT_LIST.convert(shape, None, None),
+        dtype,
+        cast("Literal['c', 'ggml'] | None", layout),
+    )
+
+
 def _view(side: str, permutes: tuple[str, ...], slices: tuple[str, ...]) -> View:
     """What the options say about one side; without a letter they speak of B."""
     from ..comparison import View
 
-    permute, ranges = _of_side(side, permutes, "--permute"), _of_side(side, slices, "--slice")
+    permute = _of_side(side, permutes, "--permute", otherwise="b")
+    ranges = _of_side(side, slices, "--slice", otherwise="b")
     return View(
         None if permute is None else INT_LIST.convert(permute, None, None),
         () if ranges is None else View.parse_slices(ranges),
     )
 
 
-def _of_side(side: str, values: tuple[str, ...], option: str) -> str | None:
-    given = [match.groups("b") for match in (re.fullmatch("(?:([ab]):)?(.*)", value) for value in values) if match]
-    mine = [text for letter, text in given if letter == side]
+def _of_side(side: str, values: tuple[str, ...], option: str, otherwise: str) -> str | None:
+    """What an option says of a side; a value without a letter speaks of ``otherwise``."""
+    given = [re.fullmatch("(?:([ab]):)?(.*)", value, re.DOTALL) for value in values]
+    mine = [match[2] for match in given if match is not None and (match[1] or otherwise) == side]
     if len(mine) > 1:
         raise StreamparityError(f"{option} is given twice for {side.upper()}", "give it once for each side")
     return mine[0] if mine else None

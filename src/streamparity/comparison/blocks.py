@@ -48,7 +48,13 @@ def has_units(reference: DType, candidate: DType) -> bool:
 
 
 def block_of(reference: Array, candidate: Array) -> Block:
-    """Bring two flat contiguous arrays of any types that hold real numbers into the form above."""
+    """Bring two flat contiguous arrays of any types that hold real numbers into the form above.
+
+    Raises:
+        ValueError: they are not equally long, which what is compiled does not check.
+    """
+    if reference.size != candidate.size:
+        raise ValueError(f"a block of {reference.size} and {candidate.size} values")
     # What is compiled takes aligned arrays that may be written to, as nearly all are; others would be compiled again.
     reference, candidate = (side if side.flags.behaved else side.copy() for side in (reference, candidate))
     if reference.dtype == candidate.dtype:
@@ -93,10 +99,12 @@ def _whole_numbers(reference: Array, candidate: Array) -> Block:
     negative = [side < 0 for side in (reference, candidate)]
     bits = [side.astype(np.uint64) for side in (reference, candidate)]
     sizes = [np.where(below, ~side + np.uint64(1), side) for below, side in zip(negative, bits, strict=True)]
-    apart = np.maximum(*sizes) - np.minimum(*sizes)
-    sides = [side.astype(np.float64) for side in (reference, candidate)]
-    error = np.where(negative[0] == negative[1], apart.astype(np.float64), np.abs(sides[1] - sides[0]))
-    return _without_units(sides[0], sides[1])._replace(error=error)
+    apart, together = np.maximum(*sizes) - np.minimum(*sizes), sizes[0] + sizes[1]
+    error = np.where(negative[0] == negative[1], apart, together).astype(np.float64)
+    for place in np.flatnonzero((negative[0] != negative[1]) & (together < sizes[0])):  # past 2**64
+        error[place] = float(int(sizes[0][place]) + int(sizes[1][place]))
+    plain = _without_units(reference.astype(np.float64), candidate.astype(np.float64))
+    return plain._replace(error=error)
 
 
 def _small(values: Array) -> bool:

@@ -14,13 +14,15 @@ import numpy as np
 
 from ..dtypes import family
 from ..dump.stored import Tensor
-from ..tensors import TensorSpec, integer_tensors, valid_regions
+from ..tensors import Origin, TensorSpec, integer_tensors, valid_regions
 from . import plain, shapes
-from .engine import Loops
-from .statistics import PERCENTILES, Origin, Region, Statistics
+from .engine import Loops, Region
+from .percentiles import KEPT
+from .statistics import PERCENTILES, Statistics
 from .tolerance import TolerancePolicy
 
 ANY_FLOAT = np.dtype(np.float32)
+SEARCH_ROOM = 64 << 20  # bytes of tables that one pass for percentiles may take
 Replay = Callable[[], Iterable[tuple[int, Mapping[str, Tensor], Mapping[str, Tensor]]]]
 
 
@@ -93,7 +95,8 @@ class Comparator:
         allow_unmatched: globs over tap names that the candidate may lack.
         percentiles: percentages to report.
         worst: how many of a tensor's largest errors to show with their neighbours.
-        overlap: where one side is longer along one axis, or has more chunks, compare what both have.
+        overlap: where one side is longer along one axis, compare what both have.
+        overlapping: tensors of which only a part was compared for that reason, with the first two shapes.
         loops: the inner loops to use.
         unmatched: tensors that one side lacks, with the reason.
         failed_step: chunk, module or ``None``, and message of a step that the candidate could not run.
@@ -108,6 +111,7 @@ class Comparator:
     overlap: bool = False
     loops: Loops = plain
     unmatched: dict[str, str] = field(default_factory=dict)
+    overlapping: dict[str, str] = field(default_factory=dict)
     failed_step: tuple[int, str | None, str] | None = None
     compared_chunks: int = 0
     passed_chunks: int = 0
@@ -124,7 +128,7 @@ class Comparator:
             if name in reference and name in candidate:
                 met = True
                 passed &= self._compare(tensor, chunk, reference[name], candidate[name], counts)
-            elif (name in reference) != (name in candidate) and tensor.spec.kind != "input" and not self.overlap:
+            elif (name in reference) != (name in candidate) and tensor.spec.kind != "input":
                 tensor.missing = chunk if tensor.missing is None else tensor.missing
                 passed &= tensor.spec.label in self.unmatched or self._may_lack(tensor.spec)
         self.compared_chunks += 1
@@ -140,34 +144,54 @@ class Comparator:
     ) -> bool:
         if tensor.mismatch is not None:
             return False
-        label = tensor.spec.label
-        tolerance = self.policy.tolerance(label, reference.dtype, candidate.dtype)
-        if self.overlap:
-            reference, candidate = shapes.overlap(reference, candidate)
-        origins = valid_regions(tensor.spec, reference.shape, counts)
-        problem = _dtype_problem(reference, candidate)
-        if problem is None and not _fits(tensor.spec, reference, candidate, origins):
-            problem = shapes.explain(reference, candidate, tolerance, self.loops)
-        if problem:
-            tensor.mismatch = (chunk, problem)
+        tolerance = self.policy.tolerance(tensor.spec.label, reference.dtype, candidate.dtype)
+        regions, problem = None, _dtype_problem(reference, candidate)
+        if problem is None:
+            regions = self._regions(tensor.spec, reference, candidate, counts)
+            problem = None if regions else shapes.explain(reference, candidate, tolerance, self.loops)
+        if regions is None or problem is not None:
+            tensor.mismatch = (chunk, problem or "")
             return False
+        if self.overlap and reference.shape != candidate.shape:
+            self.overlapping.setdefault(tensor.spec.label, f"{list(reference.shape)} and {list(candidate.shape)}")
         if tensor.statistics is None:
             tensor.statistics = Statistics(tolerance, self.loops, self.percentiles, self.worst)
-        return tensor.statistics.add(chunk, _regions(reference, candidate, origins), tolerance)
+        return tensor.statistics.add(chunk, regions, tolerance)
+
+    def _regions(
+        self, spec: TensorSpec, reference: Tensor, candidate: Tensor, counts: Mapping[str, Tensor]
+    ) -> list[Region] | None:
+        """What is to be compared of a pair; ``None`` where their shapes do not fit."""
+        origins = valid_regions(spec, reference.shape, counts)
+        if not self.overlap or reference.shape == candidate.shape:
+            if not _fits(spec, reference, candidate, origins):
+                return None
+            return [(_part(reference, origin), _part(candidate, origin), origin) for origin in origins]
+        if shapes.longer_axis(reference.shape, candidate.shape) is None:
+            return None
+        last = spec.valid is not None and spec.valid.keep == "last"
+        return [
+            shapes.overlap(_part(reference, ours), _part(candidate, theirs), ours, last)
+            for ours, theirs in zip(origins, valid_regions(spec, candidate.shape, counts), strict=True)
+        ]
 
     def _resolve(self, replay: Replay) -> None:
         """Go over the chunks again, as often as percentiles need it."""
-        while unresolved := [t for t in self.tensors if t.statistics is not None and t.statistics.unresolved]:
-            for _, reference, candidate in replay():
+        while waiting := [t for t in self.tensors if t.statistics is not None and t.statistics.unresolved]:
+            room, looking = SEARCH_ROOM, []
+            for tensor in waiting:
+                if room > 0 and tensor.statistics is not None:
+                    room -= tensor.statistics.begin_pass(KEPT // len(waiting))
+                    looking.append(tensor)
+            for chunk, reference, candidate in replay():
                 counts = integer_tensors(reference)
-                for tensor in unresolved:
+                for tensor in looking:
                     name = tensor.spec.name
-                    if name in reference and name in candidate and tensor.statistics is not None:
-                        sides = reference[name], candidate[name]
-                        ref, cand = shapes.overlap(*sides) if self.overlap else sides
-                        origins = valid_regions(tensor.spec, ref.shape, counts)
-                        tensor.statistics.revisit(_regions(ref, cand, origins))
-            for tensor in unresolved:
+                    past = tensor.mismatch is not None and chunk >= tensor.mismatch[0]
+                    if name in reference and name in candidate and tensor.statistics is not None and not past:
+                        regions = self._regions(tensor.spec, reference[name], candidate[name], counts)
+                        tensor.statistics.revisit(regions or ())
+            for tensor in looking:
                 if tensor.statistics is not None:
                     tensor.statistics.end_pass()
 
@@ -201,7 +225,7 @@ class Comparator:
                 "passed": self.passed_chunks,
             },
             "coverage": {
-                "compared": sum(not judged.vacuous for _, judged in met),
+                "compared": sum(tensor.statistics is not None and not judged.vacuous for tensor, judged in met),
                 "unmatched": sorted(self.unmatched),
                 "unmatched_reasons": dict(sorted(self.unmatched.items())),
                 "vacuous": [tensor.spec.label for tensor, judged in met if judged.vacuous],
@@ -266,11 +290,6 @@ class Comparator:
             "per_chunk_max_abs": [statistics.per_chunk_max_abs.get(chunk) for chunk in range(self.compared_chunks)],
             "error": judged.error,
         }
-
-
-def _regions(reference: Tensor, candidate: Tensor, origins: Iterable[Origin]) -> Iterable[Region]:
-    for origin in origins:
-        yield _part(reference, origin), _part(candidate, origin), origin
 
 
 def _part(tensor: Tensor, origin: Origin) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -20,6 +21,7 @@ from . import result
 from .comparator import Comparator
 from .engine import COMPILED_FROM, loops_for
 from .facts import CandidateFacts
+from .shapes import matching_permutation
 from .sources import View, paired, tensors_of, total_bytes
 from .statistics import PERCENTILES
 from .tokens import compare_tokens
@@ -37,6 +39,7 @@ def compare(
     shape: Sequence[int] | None = None,
     dtype: str | None = None,
     layout: Literal["c", "ggml"] | None = None,
+    candidate_raw: RawLayout | None = None,
     reference_view: View = WHOLE,
     candidate_view: View = WHOLE,
     overlap: bool = False,
@@ -58,6 +61,7 @@ def compare(
         shape: extents of a chunk of raw files.
         dtype: element type of raw files, such as ``f32``, ``bf16`` or ``>f32``.
         layout: of raw files: ``c``, or ``ggml`` for a 32-byte header and then float32; by their look when not given.
+        candidate_raw: the three for a candidate of which they are not the same.
         reference_view: permutation and slices of arrays and files.
         candidate_view: the same for the candidate.
         overlap: where one side is longer along one axis, or has more chunks, compare what both have.
@@ -86,25 +90,29 @@ def compare(
     views = (reference_view, candidate_view)
     sides = (reference, candidate)
     paths = [Path(side) for side in sides if isinstance(side, str | Path)]
-    if not paths:
-        raw = UNKNOWN
-    else:
-        raw = RawLayout(None if shape is None else tuple(shape), dtype, layout)
+    raw = RawLayout(None if shape is None else tuple(shape), dtype, layout)
+    raws = (raw, raw if candidate_raw is None else candidate_raw)
+    if paths:
         for path in paths:
-            if not path.exists():
+            if not os.path.exists(path):  # which no name is too long for
                 raise StreamparityError(f"{path} does not exist", "check the path")
         dumps = [path for path in paths if is_dump(path)]
         if len(dumps) == 2:
-            _check_no_layout(raw, views)
+            _check_no_layout(raws, views)
             return _compare_dumps(DumpReader(dumps[0]), DumpReader(dumps[1]), taps, settings)
         if dumps:
             raise StreamparityError("one side is a dump and the other is not", "compare two dumps or two files")
-    if (shape, dtype, layout) != (None, None, None) and all(is_self_describing(path, raw) for path in paths):
+    if taps or allow_unmatched:
+        raise StreamparityError("taps are compared in dumps only", "leave out --taps and --allow-unmatched")
+    if raws != (UNKNOWN, UNKNOWN) and not any(
+        isinstance(side, str | Path) and not is_self_describing(Path(side), its)
+        for side, its in zip(sides, raws, strict=True)
+    ):
         raise StreamparityError(
             "both sides carry their own shape and dtype",
             "leave out --shape, --dtype and --layout: they are for raw files",
         )
-    tensors = [tensors_of(side, raw, view) for side, view in zip(sides, views, strict=True)]
+    tensors = [tensors_of(*each) for each in zip(sides, raws, views, strict=True)]
     # A program loads numba once for many comparisons; on the command line it must pay for itself.
     return _compare_tensors(*paired(*tensors), settings, total_bytes(tensors) if paths else COMPILED_FROM)
 
@@ -141,8 +149,8 @@ def _checked(percentiles: Sequence[float]) -> tuple[float, ...]:
     return found
 
 
-def _check_no_layout(raw: RawLayout, views: tuple[View, View]) -> None:
-    if raw != UNKNOWN or views != (WHOLE, WHOLE):
+def _check_no_layout(raws: tuple[RawLayout, RawLayout], views: tuple[View, View]) -> None:
+    if raws != (UNKNOWN, UNKNOWN) or views != (WHOLE, WHOLE):
         raise StreamparityError(
             "dumps describe themselves and are compared as they are",
             "leave out --shape, --dtype, --layout, --permute and --slice",
@@ -151,11 +159,11 @@ def _check_no_layout(raw: RawLayout, views: tuple[View, View]) -> None:
 
 def _compare_tensors(reference: Tensors, candidate: Tensors, settings: _Settings, nbytes: int) -> dict[str, Any]:
     """Tensors by name and chunk against others; names decide what belongs together, never the order."""
+    cut = _common_chunks(reference, candidate) if settings.overlap else {}
     first = {name: chunks[0] for name, chunks in {**reference, **candidate, **reference}.items()}
-    lengths = [max(map(len, side.values()), default=0) for side in (reference, candidate)]
     comparator = settings.comparator(
         [_spec(name, name_of(tensor.dtype), tensor.ndim) for name, tensor in first.items()],
-        min(lengths) if settings.overlap else max(lengths),
+        max((len(chunks) for side in (reference, candidate) for chunks in side.values()), default=0),
         nbytes,
     )
     comparator.mark_unmatched(dict.fromkeys(reference.keys() ^ candidate.keys(), "only one side has it"))
@@ -166,14 +174,49 @@ def _compare_tensors(reference: Tensors, candidate: Tensors, settings: _Settings
 
     for each in replay():
         comparator.add(*each)
+    comparison = comparator.finish(replay)
     return result.build(
-        comparator.finish(replay),
+        comparison,
         mode="files",
         backend=None,
         model_sha256=None,
         reference_sha256=None,
         started=settings.started,
+        notes=(*_left_out({**cut, **comparator.overlapping}), *_turned(comparison, reference, candidate, comparator)),
     )
+
+
+def _common_chunks(reference: Tensors, candidate: Tensors) -> dict[str, str]:
+    """Cut both sides of each tensor to the chunks that both have; those for which that left chunks out."""
+    cut = {}
+    for name in reference.keys() & candidate.keys():
+        ours, theirs = reference[name], candidate[name]
+        if len(ours) != len(theirs):
+            cut[name] = f"{len(ours)} chunks and {len(theirs)}"
+            reference[name], candidate[name] = (side[: min(len(ours), len(theirs))] for side in (ours, theirs))
+    return cut
+
+
+def _left_out(parts: Mapping[str, str]) -> list[str]:
+    return [f"{label}: of {sizes}, only what both sides have is compared" for label, sizes in parts.items()]
+
+
+def _turned(comparison: Mapping[str, Any], reference: Tensors, candidate: Tensors, comparator: Comparator) -> list[str]:
+    """Tensors of equal extents that would have matched with their axes permuted."""
+    found = []
+    for tensor in comparison["tensors"]:
+        name, chunk = tensor["name"], tensor["first_failed_chunk"]
+        if (
+            chunk is not None
+            and not tensor["error"]
+            and len({*reference[name][chunk].shape}) < reference[name][chunk].ndim
+        ):
+            sides = reference[name][chunk], candidate[name][chunk]
+            tolerance = comparator.policy.tolerance(name, sides[0].dtype, sides[1].dtype)
+            order = matching_permutation(*sides, tolerance, comparator.loops)
+            if order is not None:
+                found.append(f"{name}: --permute {','.join(map(str, order))} of the candidate matches")
+    return found
 
 
 @lru_cache(maxsize=4096)
@@ -242,15 +285,16 @@ def _compare_dumps(
         if sides[0].get("sha256") != sides[1].get("sha256")
     ]
     notes += incomplete(reference)
+    comparison = comparator.finish(replay)
     return result.build(
-        comparator.finish(replay),
+        comparison,
         mode="dumps",
         backend=candidate.manifest.producer.get("backend"),
         model_sha256=reference.manifest.model.get("sha256"),
         reference_sha256=reference.sha256,
         started=settings.started,
         tokens=compare_tokens(reference, candidate.manifest.tokens, candidate.chunk_count),
-        notes=tuple(notes),
+        notes=(*notes, *_left_out(comparator.overlapping)),
     )
 
 

@@ -15,12 +15,13 @@ from typing import Protocol
 import numpy as np
 
 from ..dump.stored import StoredTensor, StoredView, Tensor
-from ..tensors import Array
+from ..tensors import Array, Origin
 from . import plain
 from .blocks import Block, block_of
 from .percentiles import Wanted
 from .tally import Tally
 
+Region = tuple[Tensor, Tensor, Origin]
 Visit = Callable[[int, Block], None]
 Read = Callable[[int, int], Array]
 
@@ -61,10 +62,15 @@ def loops_for(nbytes: int) -> Loops:
 
 @cache
 def _compiled() -> Loops:
+    """The compiled loops, tried out: numba may be absent, not fit this numpy, or find no place for its cache."""
     try:
-        return importlib.import_module(KERNELS)
-    except ImportError:  # no numba, or none for this machine
+        loops: Loops = importlib.import_module(KERNELS)
+        pair = np.arange(4, dtype=np.float32), np.ones(4, np.float32)
+        for hold in (True, False):
+            loops.accumulate(block_of(*pair), 0.0, 0.0, 0, Tally.empty(1, hold))
+    except Exception:  # whatever it is, numpy gives the same numbers
         return plain
+    return loops
 
 
 def accumulate(loops: Loops, reference: Tensor, candidate: Tensor, atol: float, rtol: float, tally: Tally) -> None:
@@ -73,7 +79,7 @@ def accumulate(loops: Loops, reference: Tensor, candidate: Tensor, atol: float, 
     Raises:
         StreamparityError: a file changed while it was read.
     """
-    if reference.size <= BLOCK and isinstance(reference, np.ndarray) and isinstance(candidate, np.ndarray):
+    if isinstance(reference, np.ndarray) and isinstance(candidate, np.ndarray) and reference.size <= BLOCK:
         return loops.accumulate(block_of(_flat(reference), _flat(candidate)), atol, rtol, 0, tally)
 
     def visitor(mine: Tally) -> Visit:

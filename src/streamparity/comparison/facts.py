@@ -70,14 +70,14 @@ class CandidateFacts:
                 policy=TolerancePolicy(
                     _tolerance(extra.get("atol")),
                     _tolerance(extra.get("rtol")),
-                    extra.get("arithmetic"),
+                    None if extra.get("arithmetic") is None else str(extra["arithmetic"]),
                     rules_from_json(extra.get("tolerance_rules", ())),
                 ),
                 failed_step=None
                 if failed is None
                 else (int(failed["chunk"]), str(failed["message"]), failed["module"]),
             )
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
+        except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
             raise StreamparityError(
                 f"the candidate's dump.json says something malformed about its run: {type(error).__name__} {error}",
                 "save the run again with --save",

@@ -196,7 +196,7 @@ def _accumulate(
         e, p = errors[place : place + size], patterns[place : place + size]
         relative = max(floats[MAX_RELATIVE], 0.0) * (1 - 1e-15)
         sum_r, sum_c, total, square, equal, violations, larger = _judged_errors(r, c, e, atol, rtol, relative)
-        if not (np.isfinite(sum_r) and np.isfinite(sum_c)):
+        if not (np.isfinite(sum_r) and np.isfinite(sum_c) and np.isfinite(total)):
             return begin
         counts[FINITE] += size
         counts[EQUAL] += equal
@@ -230,6 +230,21 @@ def _accumulate(
     return reference.size
 
 
+class _Scratch(threading.local):
+    """Tables, all zero between calls, and a buffer; kept because to make them costs more than a small array's work."""
+
+    def __init__(self) -> None:
+        self.histogram = np.zeros(BINS, np.int64)
+        self.slots = np.zeros(BINS, np.int16)
+        self._patterns = np.empty(0, np.int64)
+
+    def patterns(self, size: int) -> Array:
+        if self._patterns.size < size:
+            self._patterns = np.empty(size, np.int64)
+        return self._patterns
+
+
+_scratch = _Scratch()
 NO_HISTOGRAM = np.zeros(0, np.int64)
 
 
@@ -296,14 +311,18 @@ def collect(block: Block, wanted: Wanted) -> None:
     """Note the errors of a block that are wanted (see :func:`.plain.collect`)."""
     if block.error is not None:
         return plain.collect(block, wanted)
-    errors, hits, kept = np.empty(TILE), np.empty(TILE, np.int64), wanted.room(block.reference.size)
+    size = block.reference.size
+    errors, hits, kept, slots = np.empty(TILE), np.empty(TILE, np.int64), _scratch.patterns(size), _scratch.slots
+    bins = list(wanted.first)
+    slots[bins] = list(wanted.first.values())
     done, number = _collect(
         block.reference, block.candidate, errors, errors.view(np.int64), hits,
-        wanted.slots, wanted.next, wanted.base, wanted.top, wanted.finer, wanted.row,
+        slots, wanted.next, wanted.base, wanted.top, wanted.finer, wanted.row,
         wanted.low, wanted.high, wanted.tail, wanted.counts, kept,
     )  # fmt: skip
+    slots[bins] = 0
     wanted.kept.append(kept[:number].copy())
-    if done < block.reference.size:
+    if done < size:
         plain.collect(block.after(done), wanted)
     return None
 
@@ -360,26 +379,9 @@ def _select(patterns, ranks, places, histogram, slots, decades, decade_of_bin, e
     return room
 
 
-class _Scratch(threading.local):
-    """Tables of :func:`_select`, kept because to make them costs more than the work on a small array."""
-
-    def __init__(self) -> None:
-        self.histogram = np.zeros(BINS, np.int64)
-        self.slots = np.zeros(BINS, np.int16)
-        self._gathered = np.empty(0, np.int64)
-
-    def gathered(self, size: int) -> Array:
-        if self._gathered.size < size:
-            self._gathered = np.empty(size, np.int64)
-        return self._gathered
-
-
-_scratch = _Scratch()
-
-
 def select(errors: Array, ranks: Array) -> tuple[Array, Array]:
     """Order statistics of held errors, and errors per decade (see :func:`.plain.select`)."""
-    places, decades, gathered = np.empty_like(ranks), np.zeros(DECADES, np.int64), _scratch.gathered(errors.size)
+    places, decades, gathered = np.empty_like(ranks), np.zeros(DECADES, np.int64), _scratch.patterns(errors.size)
     room = _select(
         errors.view(np.int64), ranks, places, _scratch.histogram, _scratch.slots, decades,
         DECADE_OF_BIN, DECADE_EDGES, gathered,

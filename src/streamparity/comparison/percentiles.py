@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 
 from ..tensors import Array
-from .patterns import BINS, INFINITE, SHIFT, bins_of
+from .patterns import INFINITE, SHIFT, bins_of
 
 KEPT = 1 << 22
 DIGIT_BITS = 15
@@ -91,8 +91,12 @@ class Wanted:
     the error has no further ones: that of two float32 close to each other is itself a float32. Arrays are by slot, the
     place of the interval and one, because 0 is none.
 
+    Args:
+        intervals: what to look for.
+        room: how many errors may be kept.
+
     Attributes:
-        slots: the first interval of each bin of :mod:`.patterns`, ``[BINS]``.
+        first: slot of the first interval of each bin of :mod:`.patterns`.
         next: another interval of the same bin.
         base: see :class:`Interval`.
         top: the last pattern of the interval.
@@ -105,37 +109,38 @@ class Wanted:
         kept: patterns of the small intervals.
     """
 
-    def __init__(self, intervals: Sequence[Interval]) -> None:
+    def __init__(self, intervals: Sequence[Interval], room: int = KEPT) -> None:
         self.intervals = intervals
+        self._room = room
         size = len(intervals) + 1
-        self.slots, self.next = np.zeros(BINS, np.int16), np.zeros(size, np.int16)
+        self.first: dict[int, int] = {}
+        self.next = np.zeros(size, np.int16)
         self.base, self.top = np.zeros(size, np.int64), np.zeros(size, np.int64)
         self.finer, self.row = np.zeros(size, np.int64), np.full(size, -1)
         self.low, self.high = np.full(size, INFINITE + 1), np.full(size, -1)
         self.tail = np.zeros(size, np.int64)
         self.kept: list[Array] = []
-        self._room = np.empty(0, np.int64)
         for slot, interval in enumerate(intervals, 1):
             self.base[slot], self.top[slot] = interval.base, interval.base + (1 << interval.shift)
             self.finer[slot] = max(interval.shift - DIGIT_BITS, 0)
-            first = int(bins_of(self.top[slot]))
-            self.slots[first], self.next[slot] = slot, self.slots[first]
-        room, large = KEPT, 0
+            place = int(bins_of(self.top[slot]))
+            self.next[slot] = self.first.get(place, 0)
+            self.first[place] = slot
+        large = 0
         for slot in sorted(range(1, size), key=lambda slot: intervals[slot - 1].count):
             room -= intervals[slot - 1].count
             if room < 0:
                 self.row[slot], large = large, large + 1
         self.counts = np.zeros((large, (1 << DIGIT_BITS) + 1), np.int64)
 
-    def room(self, size: int) -> Array:
-        """A buffer of at least ``size`` patterns, the same at every call."""
-        if self._room.size < size:
-            self._room = np.empty(size, np.int64)
-        return self._room
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what is counted."""
+        return self.counts.nbytes
 
     def part(self) -> Wanted:
         """An empty one for another thread."""
-        return Wanted(self.intervals)
+        return Wanted(self.intervals, self._room)
 
     def add_part(self, other: Wanted) -> None:
         """Take in what another thread found in its part of the errors."""

@@ -73,7 +73,7 @@ def _take(block: Block, errors: Array, atol: float, rtol: float, start: int, tal
     counts, floats = tally.counts, tally.floats
     counts[FINITE] += errors.size
     counts[EQUAL] += np.count_nonzero(errors == 0)
-    counts[VIOLATIONS] += np.count_nonzero(errors > atol + rtol * magnitude)
+    counts[VIOLATIONS] += np.count_nonzero((errors > atol + rtol * magnitude) | np.isinf(errors))
     nonzero = magnitude > 0
     if nonzero.any():
         floats[MAX_RELATIVE] = max(floats[MAX_RELATIVE], np.max(errors[nonzero] / magnitude[nonzero]))
@@ -97,9 +97,12 @@ def bin_errors(patterns: Array, tally: Tally) -> None:
     bins = bins_of(patterns)
     if tally.histogram is None or bins.size == 0:
         return
-    low = int(bins.min())
-    counts = np.bincount(bins - low)
-    tally.histogram[low : low + counts.size] += counts
+    zeros = int(np.count_nonzero(bins == 0))
+    tally.histogram[0] += zeros
+    if zeros < bins.size:
+        low = int(bins[bins > 0].min()) if zeros else int(bins.min())
+        counts = np.bincount(bins[bins > 0] - low if zeros else bins - low)
+        tally.histogram[low : low + counts.size] += counts
     undecided = patterns[DECADE_OF_BIN[bins] == UNDECIDED]
     tally.decades += np.bincount(decades_of(undecided), minlength=DECADES)
 
@@ -143,7 +146,7 @@ def collect(block: Block, wanted: Wanted) -> None:
     with np.errstate(over="ignore", invalid="ignore"):
         finite = np.isfinite(block.reference) & np.isfinite(block.candidate)
         patterns = _errors(block)[finite].view(np.int64)
-    patterns = patterns[wanted.slots[bins_of(patterns)] > 0]
+    patterns = patterns[np.isin(bins_of(patterns), list(wanted.first))]
     for slot in range(1, len(wanted.intervals) + 1):
         mine = patterns[(patterns > wanted.base[slot]) & (patterns <= wanted.top[slot])]
         if mine.size == 0:

@@ -10,8 +10,8 @@ from operator import itemgetter
 import numpy as np
 
 from ..dump.stored import StoredView, Tensor
-from ..tensors import Array
-from .engine import Loops, accumulate
+from ..tensors import Array, Origin
+from .engine import Loops, Region, accumulate
 from .tally import VIOLATIONS, Tally
 from .tolerance import Tolerance
 
@@ -19,15 +19,35 @@ MOST_AXES = 6
 SAMPLE = 4096
 
 
-def overlap(reference: Tensor, candidate: Tensor) -> tuple[Tensor, Tensor]:
-    """What both have, where they differ in the extent of one axis; else the two as they are."""
+def overlap(reference: Tensor, candidate: Tensor, origin: Origin, last: bool = False) -> Region:
+    """What both have, where they differ in the extent of one axis; else the two as they are.
+
+    Args:
+        reference: a region.
+        candidate: the same region of the candidate.
+        origin: where it lies in the reference.
+        last: what both have is at the end of the axis, as in a right-aligned cache.
+    """
     axis = longer_axis(reference.shape, candidate.shape)
     if axis is None:
-        return reference, candidate
+        return reference, candidate, origin
     extent = min(reference.shape[axis], candidate.shape[axis])
-    first = (slice(None),) * axis + (slice(0, extent),)
-    sides = [side if side.shape[axis] == extent else seen(side, itemgetter(first)) for side in (reference, candidate)]
-    return sides[0], sides[1]
+    sides = []
+    for side in (reference, candidate):
+        start = side.shape[axis] - extent if last else 0
+        part = (slice(None),) * axis + (slice(start, start + extent),)
+        sides.append(side if side.shape[axis] == extent else seen(side, itemgetter(part)))
+    moved = reference.shape[axis] - extent if last else 0
+    return sides[0], sides[1], _shifted(origin, axis, moved)
+
+
+def _shifted(origin: Origin, axis: int, by: int) -> Origin:
+    """The origin of what is left when a region loses its first places along one of the axes it has."""
+    places = [place for place, part in enumerate(origin) if isinstance(part, slice)]
+    place = places[axis]
+    part = origin[place]
+    start = part.start or 0 if isinstance(part, slice) else 0
+    return (*origin[:place], slice(start + by, None), *origin[place + 1 :])
 
 
 def seen(tensor: Tensor, look: Callable[[Array], Array]) -> Tensor:
@@ -61,17 +81,17 @@ def explain(reference: Tensor, candidate: Tensor, tolerance: Tolerance, loops: L
     shapes = f"reference has shape {list(reference.shape)}, candidate {list(candidate.shape)}"
     axis = longer_axis(reference.shape, candidate.shape)
     if axis is not None:
-        sides = overlap(reference, candidate)
-        agree = "agree" if _equal(*sides, tolerance, loops) else "differ"
+        ours, theirs, _ = overlap(reference, candidate, (slice(None),) * len(reference.shape))
+        agree = "agree" if _equal(ours, theirs, tolerance, loops) else "differ"
         longer = "candidate" if candidate.shape[axis] > reference.shape[axis] else "reference"
-        extent = sides[0].shape[axis]
+        extent = ours.shape[axis]
         return f"{shapes}: the {longer} is longer along axis {axis}, the first {extent} {agree} (see --overlap)"
     if reference.size != candidate.size:
         return shapes
     found = matching_permutation(reference, candidate, tolerance, loops)
     if found is not None:
         return f"{shapes}: transposed, --permute {','.join(map(str, found))} of the candidate matches"
-    if _equal(as_array(reference).reshape(-1), as_array(candidate).reshape(-1), tolerance, loops):
+    if _equal(reference, candidate, tolerance, loops):
         return f"{shapes}: the same values in the same order, only the shape differs"
     if sorted(reference.shape) == sorted(candidate.shape):
         return f"{shapes}: the extents are permuted, but no permutation of the axes makes the values match"
@@ -81,10 +101,15 @@ def explain(reference: Tensor, candidate: Tensor, tolerance: Tolerance, loops: L
 def matching_permutation(
     reference: Tensor, candidate: Tensor, tolerance: Tolerance, loops: Loops
 ) -> tuple[int, ...] | None:
-    """The permutation of the candidate's axes, other than none, that gives the reference's shape and values."""
+    """The permutation of the candidate's axes, other than none, that gives the reference's shape and values.
+
+    None is named where values that lie elsewhere would match as well: in constants, or under a loose tolerance.
+    """
     if len(reference.shape) != len(candidate.shape) or len(reference.shape) > MOST_AXES or reference.size == 0:
         return None
     expected, actual = as_array(reference), as_array(candidate)
+    if _equal(_sample(expected), np.roll(_sample(expected), 1), tolerance, loops):
+        return None
     for order in _orders(reference.shape, candidate.shape):
         turned = actual.transpose(order)
         if _equal(_sample(expected), _sample(turned), tolerance, loops) and _equal(expected, turned, tolerance, loops):
@@ -105,7 +130,7 @@ def _sample(array: Array) -> Array:
 
 
 def _equal(reference: Tensor, candidate: Tensor, tolerance: Tolerance, loops: Loops) -> bool:
-    """Whether two tensors of one shape agree, as :class:`.statistics.Statistics` would judge."""
+    """Whether the values of two tensors, in C order, agree as :class:`.statistics.Statistics` would judge."""
     tally = Tally.empty(1, hold=False)
     if math.prod(reference.shape):
         accumulate(loops, reference, candidate, tolerance.atol, tolerance.rtol, tally)

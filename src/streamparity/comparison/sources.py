@@ -130,7 +130,7 @@ def to_numpy(value: Any) -> Array:
             return _from_torch(value)
         if hasattr(value, "__dlpack__") and value.__dlpack_device__()[0] == CPU:
             return np.from_dlpack(value)
-        if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
+        if hasattr(value, "__dlpack__"):  # on a device, from which torch can copy it
             return _from_torch(_torch().from_dlpack(value))
         return np.asarray(value)
     except (TypeError, ValueError, RuntimeError, BufferError, ImportError, AssertionError) as error:

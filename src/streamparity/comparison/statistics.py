@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from ..dump.stored import Tensor
-from ..tensors import Array
+from ..tensors import Array, Origin
 from . import plain
 from .blocks import has_units
-from .engine import Loops, accumulate, collect, values_at
+from .engine import Loops, Region, accumulate, collect, values_at
 from .patterns import BINS, decades_of_bins, exponent_of
 from .percentiles import Interval, Wanted, interpolated, intervals_of, ranks_of
 from .tally import (
@@ -47,9 +47,6 @@ PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9, 100.0)
 HELD = 1 << 15
 ROWS = 1 << 10
 NEIGHBOURS = 3
-
-Origin = Sequence[slice | int]
-Region = tuple[Tensor, Tensor, Origin]
 
 
 class Statistics:
@@ -98,11 +95,11 @@ class Statistics:
 
     @property
     def constant(self) -> bool:
-        """Both sides hold one and the same value throughout: nothing could have differed."""
+        """Each side holds one value throughout: a mistake in any place but all of them could not have shown."""
         counts, floats = self._tally.counts, self._tally.floats
-        first = floats[FIRST_REFERENCE]
-        one_value = not counts[VARIED_REFERENCE] and not counts[VARIED_CANDIDATE] and first == floats[FIRST_CANDIDATE]
-        return bool(one_value and (self.elements > 1 or first == 0))
+        both_zero = floats[FIRST_REFERENCE] == floats[FIRST_CANDIDATE] == 0
+        varied = counts[VARIED_REFERENCE] or counts[VARIED_CANDIDATE]
+        return bool(not varied and (self.elements > 1 or both_zero))
 
     @property
     def not_finite(self) -> str | None:
@@ -131,7 +128,7 @@ class Statistics:
                 continue
             self.elements += reference.size
             self._units &= has_units(reference.dtype, candidate.dtype)
-            self._make_room(reference.size)
+            self._make_room()
             self._tally.worst_pattern.fill(-1)
             accumulate(self._loops, reference, candidate, tolerance.atol, tolerance.rtol, self._tally)
             chunk_max = max(chunk_max, int(self._tally.worst_pattern[0]))
@@ -145,8 +142,8 @@ class Statistics:
             self.first_failed_chunk = chunk
         return passed
 
-    def _make_room(self, size: int) -> None:
-        """Go over from holding errors to binning them where ``size`` more are too many to hold."""
+    def _make_room(self) -> None:
+        """Go over from holding errors to binning them where they become too many to hold."""
         tally = self._tally
         if tally.histogram is None and self.elements > HELD:
             tally.histogram = np.zeros(BINS, np.int64)
@@ -197,7 +194,7 @@ class Statistics:
 
     @property
     def unresolved(self) -> bool:
-        """Whether percentiles need another pass over the chunks: :meth:`revisit` each, then :meth:`end_pass`."""
+        """Whether percentiles need a pass more: :meth:`begin_pass`, :meth:`revisit` each chunk, :meth:`end_pass`."""
         tally = self._tally
         if self._order is None and tally.histogram is not None:
             ranks = ranks_of(self._percentiles, int(tally.counts[FINITE])).tolist()
@@ -205,10 +202,15 @@ class Statistics:
             self._intervals = intervals_of(tally.histogram, ranks)
         return bool(self._intervals)
 
+    def begin_pass(self, kept: int) -> int:
+        """Prepare to see the chunks again, with room to keep so many errors; how many bytes of tables that takes."""
+        self._wanted = Wanted(self._intervals, kept)
+        return self._wanted.nbytes
+
     def revisit(self, regions: Iterable[Region]) -> None:
         """Show a chunk again, as it was shown to :meth:`add`."""
         if self._wanted is None:
-            self._wanted = Wanted(self._intervals)
+            return
         for reference, candidate, _ in regions:
             collect(self._loops, reference, candidate, self._wanted)
 

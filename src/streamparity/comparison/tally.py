@@ -74,7 +74,8 @@ class Tally:
         self.rows += other.rows
         self.held += other.held
         if self.histogram is not None and other.histogram is not None:
-            self.histogram += other.histogram
+            filled = np.flatnonzero(other.histogram > 0)  # the rest of it takes no memory as long as it is not touched
+            self.histogram[filled] += other.histogram[filled]
         self.decades += other.decades
 
     def add_part(self, other: Tally) -> None:

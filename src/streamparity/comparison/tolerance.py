@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -12,7 +13,7 @@ from typing import Any, Literal
 
 from ..dtypes import DType, name_of
 from ..dump.noise_floor import NoiseFloor
-from ..errors import StreamparityError
+from ..errors import StreamparityError, first_line
 from .noise import MARGIN, UNIT_ROUNDOFF, noise_of
 
 Source = Literal["flag", "policy", "noise-floor", "dtype-default", "exact"]
@@ -113,8 +114,10 @@ def read_policy(path: Path) -> list[ToleranceRule]:
         import tomli as tomllib
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StreamparityError(f"{path} is not readable as TOML: {error}", "see --help for its form") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise StreamparityError(
+            f"{path} is not readable as TOML: {first_line(error)}", "see --help for its form"
+        ) from None
     tables = data.get("tolerance")
     if set(data) != {"tolerance"} or not isinstance(tables, list) or not all(isinstance(t, dict) for t in tables):
         raise StreamparityError(
@@ -218,11 +221,15 @@ def _default(reference: str, candidate: str, arithmetic: str | None) -> Toleranc
 
 
 def _check(what: str, value: float | None, most: float = math.inf) -> None:
-    if value is not None and not (math.isfinite(value) and 0 <= value <= most):
+    try:
+        judges = value is None or 0 <= float(value) <= min(most, sys.float_info.max)
+    except OverflowError:  # a whole number too large for a float
+        judges = False
+    if not judges:
         limit = "not negative" if most == math.inf else f"from 0 to {most:g}"
         raise StreamparityError(f"{what} is {value}", f"give a number that is finite and {limit}")
 
 
 def rules_from_json(rules: Iterable[Mapping[str, Any]]) -> tuple[ToleranceRule, ...]:
     """Rules as :meth:`ToleranceRule.to_json` gives them."""
-    return tuple(ToleranceRule(**rule) for rule in rules)
+    return tuple(ToleranceRule(**{**rule, "pattern": str(rule["pattern"])}) for rule in rules)

@@ -17,6 +17,8 @@ from ..dtypes import DType
 from ..errors import StreamparityError
 from ..tensors import Array
 
+IN_MEMORY = 1 << 26
+
 
 @dataclass(frozen=True)
 class FileState:
@@ -133,8 +135,8 @@ class StoredTensor:
 class StoredView:
     """A stored tensor seen in another way: permuted, cut, or with other strides.
 
-    It is mapped into memory while it is looked at. Only what is read takes memory; a file that is cut short in that
-    very moment ends the process, as it does with any mapping.
+    A small one is read into memory to be looked at. A large one is mapped, so that only what is read takes memory; a
+    file that is cut short in that very moment ends the process, as it does with any mapping.
 
     Attributes:
         stored: what lies in the file.
@@ -183,7 +185,7 @@ class StoredView:
     @contextmanager
     def opened(self) -> Iterator[Array]:
         """The view while it is read; that the file is still the same is checked on both ends."""
-        yield self.mapped()
+        yield self._seen(self.stored.array()) if self.stored.nbytes <= IN_MEMORY else self.mapped()
         self.stored.check(os.stat(self.stored.path))
 
     def _seen(self, array: Array) -> Array:
