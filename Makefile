@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.setup-stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench bench-compare clean
+.PHONY: help setup demo test faults lint bench bench-compare clean
 
 help: ## Say what the targets do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ demo: setup ## The whole job on the shipped model and speech, into streamparity-
 
 test: lint ## Lint, then run the tests; skipped tests are listed with their reasons
 	$(BIN)/python -m pytest -rs
+
+faults: setup ## Plant faults in real exports and loops, print what was found and the score
+	$(BIN)/python -m tests.faults
 
 lint: setup ## ruff (rules and format) and mypy
 	$(BIN)/ruff check .

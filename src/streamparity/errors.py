@@ -25,6 +25,10 @@ class BackendMissing(StreamparityError):
     exit_code = 3
 
 
+class Stateless(StreamparityError):
+    """The model under test has no caches to feed back: it cannot stream."""
+
+
 class StepFailed(Exception):
     """The model under test could not run a chunk: a divergence, not bad usage.
 

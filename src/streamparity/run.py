@@ -18,9 +18,13 @@ from .comparison.facts import CandidateFacts
 from .comparison.result import build
 from .decode import CandidateDecoder
 from .dump import DumpReader
-from .errors import StepFailed, StreamparityError
+from .errors import Stateless, StepFailed, StreamparityError
 from .identity import check_identity
-from .localize.diagnosis import diagnose
+from .localize import Seen, at_a_glance, examine, of_a_stateless_model
+from .localize.noise import noise
+from .localize.observation import Observation
+from .localize.repro import check_folder, write_repro
+from .localize.state import StateWatch
 from .loop import CandidateChunk, ChunkFailure, Mode, drive, total_chunks
 from .progress import Note, Progress, no_note, no_progress
 from .provenance import file_sha256
@@ -45,6 +49,8 @@ class RunOptions:
     allow_unmatched: Sequence[str] = ()
     allow_model_mismatch: bool = False
     settings: Mapping[str, str] = field(default_factory=dict)
+    localize: bool = False
+    repro: Path | None = None
 
 
 def run(
@@ -70,19 +76,24 @@ def run(
     """
     if options.save is not None and options.save.resolve() == reference.folder.resolve():
         raise StreamparityError(f"--save {options.save} is the reference itself", "save to another folder")
+    if options.repro is not None:
+        check_folder(options.repro, options.force)
     # What a model is fed, the preprocessor's output among it, comes from the dump: there is nothing to compare.
     specs = select([spec for spec in reference.manifest.tensors if spec.kind != "input"], options.taps)
     runner_class = backend(options.backend)
     runner_class.check_settings(options.settings)
-    runner = runner_class.open(
-        options.model,
-        RunnerOptions(
-            taps=[spec.label for spec in specs if spec.kind == "tap"],
-            decoder_taps=[spec.label for spec in specs if spec.kind == "decoder"],
-            streaming=reference.manifest.streaming,
-            settings=options.settings,
-        ),
+    wanted = RunnerOptions(
+        taps=[spec.label for spec in specs if spec.kind == "tap"],
+        decoder_taps=[spec.label for spec in specs if spec.kind == "decoder"],
+        streaming=reference.manifest.streaming,
+        settings=options.settings,
     )
+    try:
+        runner = runner_class.open(options.model, wanted)
+    except Stateless as error:
+        if not options.localize:
+            raise
+        return _stateless(error, reference, specs, options)
     with closing(runner):
         identity, notes = check_identity(runner, reference, options.model, options.allow_model_mismatch)
         specs, out_of_scope = _scope(specs, runner, reference)
@@ -122,7 +133,7 @@ def _run_saved(
     total = total_chunks(reference, options.limit)
     wanted = {spec.label for spec in specs}
     unmatched = {label: reason for label, reason in runner.unmatched.items() if label in wanted}
-    policy = replace(options.policy, arithmetic=runner.arithmetic)
+    policy = replace(options.policy, arithmetic=runner.arithmetic, floor=reference.noise_floor())
     policy.check_names(wanted)
     comparator = Comparator(
         specs, total, policy, options.allow_unmatched, worst=WORST, loops=loops_for(2 * reference.nbytes)
@@ -139,6 +150,7 @@ def _run_saved(
     producer = {"backend": options.backend, "mode": options.mode, "threads": runner.threads, "math": runner.math}
     saved = CandidateDump(folder, reference, facts, producer, force=options.force)
     failure = None
+    observation, watch = Observation(), StateWatch()
     step_ms, overhead_ms = [], []
     for driven in drive(runner, reference, options.mode, options.limit):
         done = _decoded(driven, decoder)
@@ -146,7 +158,9 @@ def _run_saved(
             failure = done
             comparator.fail_step(done.index, done.message, done.module)
             break
-        comparator.add(done.index, done.reference, done.tensors)
+        observation.add(done, comparator.add(done.index, done.reference, done.tensors))
+        if options.localize:
+            watch.add(done)
         step_ms.append(done.step_ms)
         overhead_ms.append(done.overhead_ms)
         saved.write(done)
@@ -154,8 +168,15 @@ def _run_saved(
     labels = None if decoder is None else decoder.labels
     saved.finish(labels, failure)
     comparison = comparator.finish(lambda: _pairs(reference, DumpReader(folder)))
+    tokens = compare_tokens(reference, labels, comparator.compared_chunks)
+    seen = Seen(reference, specs, policy, comparison, tokens, observation, watch, runner)
+    found = examine(seen, options.backend, options.model, options.settings) if options.localize else at_a_glance(seen)
+    remarks = list(notes)
+    if options.repro is not None:
+        nothing = write_repro(found.case, options.repro)
+        remarks.append(f"{options.repro}: a reproduction" if nothing is None else f"no reproduction: {nothing}")
     return build(
-        comparison,
+        {**comparison, "objections": [*comparison["objections"], *found.objections]},
         mode=options.mode,
         backend=options.backend,
         model_sha256=identity,
@@ -164,10 +185,33 @@ def _run_saved(
         started=started,
         math=runner.math,
         threads=runner.threads,
-        tokens=compare_tokens(reference, labels, comparator.compared_chunks),
+        tokens=tokens,
         timing=_timing(step_ms, overhead_ms),
-        notes=notes,
-        diagnosis=tuple(diagnose(comparison, runner, reference)),
+        notes=tuple(remarks),
+        diagnosis=tuple(found.diagnosis),
+        localization=found.localization,
+        state=found.state,
+        noise=noise(comparison, policy.floor, policy.arithmetic),
+    )
+
+
+def _stateless(
+    error: Stateless, reference: DumpReader, specs: Sequence[TensorSpec], options: RunOptions
+) -> dict[str, Any]:
+    """The result of a model that cannot be driven at all, since nothing could be fed back."""
+    comparator = Comparator(specs, total_chunks(reference, options.limit), options.policy, options.allow_unmatched)
+    comparator.fail_step(0, error.message, None)
+    place, causes = of_a_stateless_model(error)
+    return build(
+        comparator.finish(),
+        mode=options.mode,
+        backend=options.backend,
+        model_sha256=None,
+        candidate_sha256=file_sha256(options.model) if options.model.is_file() else None,
+        reference_sha256=reference.sha256,
+        started=datetime.now(timezone.utc),
+        diagnosis=tuple(causes),
+        localization=place,
     )
 
 

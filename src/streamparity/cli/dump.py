@@ -28,6 +28,7 @@ from .common import note, progress_bar, streaming_options, with_options
 @click.option("--device", default="cpu", show_default=True, help="Torch device.")
 @click.option("--force", is_flag=True, help="Replace an earlier dump.")
 @click.option("--resume", is_flag=True, help="Go on with a dump that was cut off, to the same bytes.")
+@click.option("--noise-floor", is_flag=True, help="Also measure what arithmetic alone costs every tensor.")
 def command(
     model: str,
     audio: Path,
@@ -38,6 +39,7 @@ def command(
     limit: int | None,
     force: bool,
     resume: bool,
+    noise_floor: bool,
     **streaming: Any,
 ) -> None:
     """Stream a recording through a NeMo model and write every stage down.
@@ -50,7 +52,13 @@ def command(
     if force and resume:
         raise click.UsageError("--force starts anew and --resume goes on: pass one of them")
     options = DumpOptions(
-        StreamingOptions(**streaming), "native" if schedule == "native" else "padded", taps, limit, force, resume
+        StreamingOptions(**streaming),
+        "native" if schedule == "native" else "padded",
+        taps,
+        limit,
+        force,
+        resume,
+        noise_floor,
     )
     loaded = load_model(model, device)
     with progress_bar("dump") as progress:

@@ -40,9 +40,16 @@ def _settings(_ctx: click.Context, _param: click.Parameter, values: tuple[str, .
     help="closed-loop: the model's own caches are fed back; functional: every step gets the reference's.",
 )
 @click.option("--taps", multiple=True, metavar="GLOB", help="Taps to compare; default: all that the dump has.")
+@click.option("--localize", is_flag=True, help="Say which module makes the error, and the likeliest cause.")
+@click.option(
+    "--repro",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Write the piece that makes the error, with its inputs and a script that shows it; implies --localize.",
+)
 @click.option("--chunks", "limit", type=click.IntRange(min=1), help="Stop after so many chunks.")
 @click.option("--save", type=click.Path(path_type=Path), help="Write what the model returned as a dump.")
-@click.option("--force", is_flag=True, help="Let --save replace an earlier dump.")
+@click.option("--force", is_flag=True, help="Let --save and --repro replace what they wrote before.")
 @with_options(tolerance_options)
 @click.option("--allow-unmatched", multiple=True, metavar="GLOB", help="Taps that the model may lack.")
 @click.option("--allow-model-mismatch", is_flag=True, help="Accept a dump of another model.")
@@ -57,6 +64,8 @@ def command(
     reference: Path,
     mode: str,
     taps: tuple[str, ...],
+    localize: bool,
+    repro: Path | None,
     limit: int | None,
     save: Path | None,
     force: bool,
@@ -87,6 +96,8 @@ def command(
         allow_unmatched=allow_unmatched,
         allow_model_mismatch=allow_model_mismatch,
         settings=settings,
+        localize=localize or repro is not None,
+        repro=repro,
     )
     with progress_bar(f"run {backend}") as progress:
         result = run(DumpReader(reference), options, progress, note)

@@ -262,7 +262,7 @@ def _compare_dumps(
     total = both if settings.overlap else max(judged.requested_chunks or reference.chunk_count, candidate.chunk_count)
     policy = settings.policy if settings.policy.given else judged.policy
     settings = settings._replace(
-        policy=replace(policy, arithmetic=judged.policy.arithmetic),
+        policy=replace(policy, arithmetic=judged.policy.arithmetic, floor=reference.noise_floor()),
         allow_unmatched=(*judged.allow_unmatched, *settings.allow_unmatched),
     )
     comparator = settings.comparator(specs, total, reference.nbytes + candidate.nbytes)

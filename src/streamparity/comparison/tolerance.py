@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..dtypes import DType, name_of
+from ..dump.noise_floor import NoiseFloor
 from ..errors import StreamparityError, first_line
+from .noise import MARGIN, UNIT_ROUNDOFF, noise_of
 
-Source = Literal["flag", "policy", "dtype-default", "exact"]
+Source = Literal["flag", "policy", "noise-floor", "dtype-default", "exact"]
 
 # (rtol, atol) by dtype. float32 has Polygraphy's defaults for two runtimes. torch.testing's (1.3e-6, 1e-5) are for one
 # operator: what float32 alone costs the demo model's joint is past 1e-5 already, as `run --backend torch -o
@@ -135,7 +137,7 @@ def read_policy(path: Path) -> list[ToleranceRule]:
 
 @dataclass(frozen=True)
 class TolerancePolicy:
-    """Chooses the tolerance of a tensor: what the user gave, else the default of the coarser dtype.
+    """Chooses the tolerance of a tensor: what the user gave, else the noise floor, else the coarser dtype's default.
 
     A rule for the tensor comes before ``atol`` and ``rtol``, these before a policy file, and of several rules that
     match the first is taken.
@@ -145,6 +147,7 @@ class TolerancePolicy:
         rtol: relative tolerance from the command line; alone it makes ``atol`` 0.
         arithmetic: dtype in which the candidate computes, where its arrays do not say (bfloat16 arrives as float32).
         rules: by name of tensor.
+        floor: what arithmetic alone costs the reference, where it is known.
 
     Raises:
         StreamparityError: a tolerance that is negative or not finite.
@@ -154,6 +157,7 @@ class TolerancePolicy:
     rtol: float | None = None
     arithmetic: str | None = None
     rules: Sequence[ToleranceRule] = field(default_factory=tuple)
+    floor: NoiseFloor | None = None
 
     def __post_init__(self) -> None:
         for name in ("atol", "rtol"):
@@ -168,7 +172,9 @@ class TolerancePolicy:
 
     def tolerance(self, name: str, reference: DType, candidate: DType) -> Tolerance:
         """Tolerance for a tensor and a pair of dtypes; integers and booleans must be equal."""
-        default = _default(name_of(reference), name_of(candidate), self.arithmetic)
+        kinds = name_of(reference), name_of(candidate)
+        default = _default(*kinds, self.arithmetic)
+        default = default if default.source == "exact" else self._of_the_floor(name, kinds) or default
         if default.source == "exact" or not self.given:
             return default
         matching = [rule for rule in self.rules if fnmatchcase(name, rule.pattern)]
@@ -180,6 +186,14 @@ class TolerancePolicy:
                 pattern = None if rule in flags else rule.pattern
                 return Tolerance(rule.atol or 0.0, rule.rtol or 0.0, rule.source, outliers, pattern)
         return replace(default, outliers=outliers)
+
+    def _of_the_floor(self, name: str, kinds: tuple[str, str]) -> Tolerance | None:
+        """A multiple of what the coarsest arithmetic concerned costs this tensor."""
+        known = [kind for kind in (*kinds, self.arithmetic) if kind in UNIT_ROUNDOFF]
+        if self.floor is None or not known:
+            return None
+        noise = noise_of(self.floor, name, max(map(str, known), key=UNIT_ROUNDOFF.__getitem__))
+        return None if noise is None else Tolerance(MARGIN * noise, 0.0, "noise-floor")
 
     def check_names(self, names: Iterable[str]) -> None:
         """Refuse a rule of the command line that concerns no tensor.

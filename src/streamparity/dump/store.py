@@ -16,10 +16,12 @@ from safetensors.numpy import save
 
 from ..errors import StreamparityError
 from ..tensors import Array, TensorSpec
+from .anatomy import ANATOMY, Anatomy
 from .atomic import write_bytes
 from .formats.base import BadFile
 from .formats.safetensors import load
 from .manifest import Manifest
+from .noise_floor import NOISE_FLOOR, NoiseFloor
 
 MANIFEST = "dump.json"
 CHUNKS = "chunks"
@@ -104,7 +106,8 @@ class DumpWriter:
         """Remove a dump's own files and nothing else that may lie beside them."""
         (self.folder / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(self.folder / CHUNKS, ignore_errors=True)
-        (self.folder / TRACE).unlink(missing_ok=True)
+        for name in (TRACE, NOISE_FLOOR, ANATOMY):
+            (self.folder / name).unlink(missing_ok=True)
 
     def _cut_trace(self) -> None:
         """Drop trace lines of a chunk that was never finished."""
@@ -199,6 +202,14 @@ class DumpReader:
             return load(path)
         except (BadFile, OSError) as error:
             raise StreamparityError(f"{path} is damaged: {error}", "run the dump again with --resume") from None
+
+    def noise_floor(self) -> NoiseFloor | None:
+        """What arithmetic alone costs, where the dump says (``dump --noise-floor``)."""
+        return NoiseFloor.read(self.folder)
+
+    def anatomy(self) -> Anatomy | None:
+        """What the model is made of, where the dump says."""
+        return Anatomy.read(self.folder)
 
     def __iter__(self) -> Iterator[dict[str, Array]]:
         return (self.chunk(index) for index in range(self.chunk_count))

@@ -1,1 +1,5 @@
-"""Where and why a model went wrong."""
+"""Alignment, isolation, diagnosis: where an error is made, and why."""
+
+from .examination import Examination, Seen, at_a_glance, examine, of_a_stateless_model
+
+__all__ = ["Examination", "Seen", "at_a_glance", "examine", "of_a_stateless_model"]

@@ -1,30 +1,25 @@
-"""Likely causes: rules over evidence, each with a code, a confidence and what to do."""
+"""Likely causes: what the rules say of a case, the surest first."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..dump import DumpReader
-from ..runners import Runner
+from .case import Case
+from .rules import RULES
+from .rules.driver import first_chunk_schedule
 
 
-def diagnose(comparison: Mapping[str, Any], runner: Runner, reference: DumpReader) -> Iterator[dict[str, Any]]:
-    """The cause that the schedule alone explains; telling other causes apart needs more than one run."""
-    divergence, manifest = comparison["first_divergence"], reference.manifest
-    if divergence is None or divergence["chunk"] != 0 or manifest.schedule != "native" or not runner.bakes_drop:
-        return
-    frames = int(reference.chunk(0)["in/audio_signal"].shape[2])
-    yield {
-        "code": "first-chunk-schedule",
-        "confidence": 0.9,
-        "message": (
-            f"NeMo's native first chunk ({frames} frames, nothing dropped) was fed to an export that always drops "
-            f"{manifest.streaming.drop_extra_pre_encoded} encoder frames: dump with --schedule padded"
-        ),
-        "evidence": {
-            "schedule": manifest.schedule,
-            "first_chunk_frames": frames,
-            "drop_extra_pre_encoded": manifest.streaming.drop_extra_pre_encoded,
-        },
-    }
+def diagnose(case: Case) -> list[dict[str, Any]]:
+    """Every cause that evidence speaks for, the likeliest first, each code once."""
+    best: dict[str, Any] = {}
+    for rule in RULES:
+        for finding in rule(case):
+            if finding.code not in best or finding.confidence > best[finding.code].confidence:
+                best[finding.code] = finding
+    # Sorting is stable: of two equally sure, the earlier rule's comes first.
+    return [finding.to_json() for finding in sorted(best.values(), key=lambda finding: -finding.confidence)]
+
+
+def schedule_alone(case: Case) -> list[dict[str, Any]]:
+    """What can be said without running the model again: the cause that the schedule explains."""
+    return [finding.to_json() for finding in first_chunk_schedule(case)]

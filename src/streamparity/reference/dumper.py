@@ -14,9 +14,11 @@ from ..errors import StreamparityError, first_line
 from ..progress import Note, Progress, no_note, no_progress
 from ..provenance import versions
 from ..schedule import Schedule, chunks, shortest_stream
+from .anatomy import anatomy_of
 from .audio import open_recording
 from .features import WHOLE_UTTERANCE, FeatureStream
 from .nemo import LoadedModel, StreamingOptions, configure_streaming, decoder_of
+from .noise_floor import measure
 from .streamer import ReferenceStreamer
 from .taps import choose_taps
 
@@ -31,6 +33,7 @@ class DumpOptions:
     limit: int | None = None
     force: bool = False
     resume: bool = False
+    noise_floor: bool = False
 
 
 def dump(
@@ -124,7 +127,11 @@ def dump(
     tokens, text = None, None
     if decoder is not None and decoder.kind in ("rnnt", "tdt"):
         tokens, text = streamer.tokens, spoken(module, streamer.tokens)
-    return writer.finish(tokens, text)
+    anatomy_of(module).write(out)
+    finished = writer.finish(tokens, text)
+    if options.noise_floor:
+        measure(module, DumpReader(out), features, plan, progress, note).write(out)
+    return finished
 
 
 def spoken(module: Any, tokens: list[int]) -> str:

@@ -7,7 +7,7 @@ there the methods are wrapped that NeMo's label looping really calls (``GreedyBa
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatchcase
 from typing import Any
@@ -107,6 +107,27 @@ class EncoderTaps:
         with ExitStack() as stack:
             for name in self._names:
                 hook = modules[name.removeprefix("encoder.")].register_forward_hook(self._hook(name))
+                stack.callback(hook.remove)
+            yield
+
+    @contextmanager
+    def forcing(self, outputs: Mapping[str, Any]) -> Iterator[None]:
+        """Have modules hand on ``outputs`` (by tap name) in place of what they compute; recording sees the latter."""
+
+        def force(name: str) -> Callable[[Any, Any, Any], Any]:
+            position = 1 if name in SECOND_OUTPUT else 0
+
+            def replace(_module: Any, _inputs: Any, output: Any) -> Any:
+                if not isinstance(output, list | tuple):
+                    return outputs[name]
+                return type(output)(outputs[name] if i == position else part for i, part in enumerate(output))
+
+            return replace
+
+        modules = dict(self._module.encoder.named_modules())
+        with ExitStack() as stack:
+            for name in outputs:
+                hook = modules[name.removeprefix("encoder.")].register_forward_hook(force(name))
                 stack.callback(hook.remove)
             yield
 

@@ -47,6 +47,8 @@ def findings(result: Mapping[str, Any]) -> list[str]:
     if found is not None:
         why = found.get("error") or f"max abs {_figure(found['max_abs'])}"
         lines.append(f"first divergence: chunk {found['chunk']}, {found['tensor']}: {why}")
+    if result["localization"] is not None:
+        lines.append(_place(result["localization"]))
     lines += [f"likely cause: {finding['message']} [{finding['code']}]" for finding in result["diagnosis"]]
     return [*lines, *(f"  - {objection}" for objection in result["objections"])]
 
@@ -58,6 +60,16 @@ def headline(result: Mapping[str, Any]) -> str:
     compared = f"{result['coverage']['compared']} tensors compared"
     passed = f"{chunks['passed']} of {chunks['total']} chunks passed"
     return f"{result['verdict'].upper()}: {passed}, {compared}, {where}"
+
+
+def _place(found: Mapping[str, Any]) -> str:
+    """Where the error is made, by itself and accumulated."""
+    figures = f"{_figure(found['isolated_max_abs'])} by itself, {_figure(found['accumulated_max_abs'])} in the run"
+    if found["kind"] == "introduced":
+        node = f" (node {found['node']})" if found["node"] else ""
+        return f"introduced in {found['module']}{node} at chunk {found['chunk']}: max abs {figures}"
+    source = f" from {found['inherited_from']}" if found["inherited_from"] else ""
+    return f"inherited by {found['module']}{source} at chunk {found['chunk']}: max abs {figures}"
 
 
 def _difference(difference: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,6 +12,7 @@ from ..errors import StreamparityError
 from ..schedule import StreamingConfig
 from ..tensors import Array
 from .transducer import Transducer
+from .weight import Weight
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,14 @@ class Runner(ABC):
         arithmetic: dtype in which the model computes, where the arrays it returns do not say.
         threads: threads per operator, where the backend says.
         notes: lines that the user should see.
+        isolates: whether :meth:`isolated_step` can be called.
         bakes_drop: the model always drops ``drop_extra_pre_encoded`` frames, whatever the step asks for.
         backend_ms: time that the last step spent inside the backend, its own bookkeeping excepted.
     """
 
     name: ClassVar[str]
     settings_known: ClassVar[Mapping[str, str]] = {}
+    isolates: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self.model_sha256: str | None = None
@@ -103,6 +106,25 @@ class Runner(ABC):
         Raises:
             StepFailed: the model could not run the chunk.
         """
+
+    def isolated_step(self, chunk: StepInput, forced: Mapping[str, Array]) -> dict[str, Array]:
+        """As :meth:`step`, but what follows a tap in ``forced`` is given the array there, not what the tap computed.
+
+        Each tap returned is then a function of the chunk, the caches and the ``forced`` arrays alone: an error in it
+        was made between it and the taps in front of it. The caches returned are not kept.
+
+        Args:
+            chunk: the chunk.
+            forced: arrays by tap label.
+
+        Raises:
+            StepFailed: the model could not run the chunk.
+        """
+        raise NotImplementedError(f"backend {self.name} cannot run its pieces one by one")
+
+    def weights(self) -> Iterable[Weight]:
+        """The model's weights under NeMo's names and in NeMo's layout, where the backend can tell."""
+        return ()
 
     def close(self) -> None:  # noqa: B027 (most backends have nothing to release)
         """Release what the backend holds."""

@@ -14,11 +14,14 @@ from typing import Any
 
 from ..errors import BackendMissing, StreamparityError, first_line
 from ..tensors import ENCODER_INPUTS, ENCODER_OUTPUTS
+from .onnx_cut import cut
 
 STATELESS_HINT = (
     "export it with cache support: model.set_export_config({'cache_support': 'True'}) before model.export, "
     "or streamparity export"
 )
+# Nodes in a row that converters put between those of one module under names of their own (casts, scalings).
+STRANGERS = 4
 FLOATS = {1: "float32", 10: "float16", 11: "float64", 16: "bfloat16"}
 ELEMENT_TYPES = {**FLOATS, 2: "uint8", 3: "int8", 5: "int16", 6: "int32", 7: "int64", 9: "bool"}
 
@@ -94,8 +97,9 @@ class OnnxGraph:
     def tap_tensors(self, taps: Iterable[str], root: str) -> tuple[dict[str, str], dict[str, str]]:
         """Find the graph's own tensor for each tap.
 
-        A module's output is the last floating-point tensor computed in its scope that a node outside the scope uses, or
-        that is an output of the graph.
+        Of the floating-point tensors computed in a module's scope that a node outside the scope uses, or that are
+        outputs of the graph, its output is the one that depends on most of the scope: what else leaves it (a cache on
+        its way to the next step) is made of less. The order of nodes says nothing: optimisers change it.
 
         Args:
             taps: tap labels.
@@ -110,7 +114,8 @@ class OnnxGraph:
         for node, scope in zip(nodes, scopes, strict=True):
             for name in node.input:
                 users.setdefault(name, []).append(scope)
-        outputs, types = {port.name for port in self.outputs}, self._types()
+        outputs, types = {port.name for port in self.outputs}, self.types()
+        producers = {name: node for node in nodes for name in node.output}
         found, reasons = {}, {}
         for tap in taps:
             path = tap.removeprefix(root)
@@ -128,13 +133,14 @@ class OnnxGraph:
                 reasons[tap] = f"no node of the graph is named after {path} (renamed or fused by an optimiser?)"
             elif not leaving:
                 reasons[tap] = f"no floating-point tensor leaves {path} in the graph (fused into its neighbours?)"
-            elif _folded(leaving[-1][1]):
+            elif _folded((chosen := _furthest(leaving, inside, producers, types))[1]):
                 reasons[tap] = f"the exporter folded {path} with the batch norm that follows it"
             else:
-                found[tap] = leaving[-1][0]
+                found[tap] = chosen[0]
         return found, reasons
 
-    def _types(self) -> dict[str, int]:
+    def types(self) -> dict[str, int]:
+        """ONNX element type of every tensor that shape inference can tell."""
         from onnx import shape_inference
 
         inferred = shape_inference.infer_shapes(self.proto)
@@ -154,6 +160,11 @@ class OnnxGraph:
         data: bytes = proto.SerializeToString()
         return data
 
+    def cut_at(self, names: Sequence[str], outputs: Sequence[str]) -> bytes:
+        """The graph, serialised, cut at inner tensors (:func:`streamparity.runners.onnx_cut.cut`)."""
+        data: bytes = cut(self.proto, names, outputs, self.types()).SerializeToString()
+        return data
+
 
 def module_path(node_name: str) -> str:
     """``/layers.0/conv/depthwise_conv/Conv`` to ``layers.0.conv.depthwise_conv``."""
@@ -168,6 +179,38 @@ def module_path(node_name: str) -> str:
 
 def _within(scope: str, path: str) -> bool:
     return scope == path or scope.startswith(path + ".")
+
+
+def _furthest(
+    leaving: Sequence[tuple[str, Any]],
+    inside: Sequence[Any],
+    producers: Mapping[str, Any],
+    types: Mapping[str, int],
+) -> tuple[str, Any]:
+    """Of several tensors with their nodes, the one that depends on most nodes that compute; of equals the last.
+
+    Nodes that work out shapes do not count: a slice can need more of them than a convolution.
+    """
+    if len(leaving) == 1:
+        return leaving[0]
+    own = {id(node) for node in inside}
+
+    def reach(node: Any) -> int:
+        seen, waiting = {id(node): 0}, [node]
+        while waiting:
+            user = waiting.pop()
+            for name in user.input:
+                other = producers.get(name)
+                if other is None or id(other) in seen or types.get(name, 1) not in FLOATS:
+                    continue
+                outside = 0 if id(other) in own else seen[id(user)] + 1
+                if outside <= STRANGERS:
+                    seen[id(other)] = outside
+                    waiting.append(other)
+        return sum(key in own for key in seen)
+
+    reached = [reach(node) for _, node in leaving]
+    return leaving[max(range(len(leaving)), key=lambda place: (reached[place], place))]
 
 
 def _folded(node: Any) -> bool:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from ..dump.decoder import PREDICTION
-from ..errors import BackendMissing, StepFailed, StreamparityError, first_line
+from ..errors import BackendMissing, Stateless, StepFailed, StreamparityError, first_line
 from ..tensors import (
     CACHE_FEEDBACK,
     DECODER_INPUTS,
@@ -22,8 +22,11 @@ from ..tensors import (
     canonical_names,
 )
 from .base import Runner, RunnerOptions, StepInput
+from .onnx_cut import FED
 from .onnx_graph import STATELESS_HINT, OnnxGraph, missing_ports, module_path
+from .onnx_weights import weights
 from .transducer import State, TransducerStep
+from .weight import Weight
 
 OPTIMISATION = {"disable": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "all": "ORT_ENABLE_ALL"}
 
@@ -37,8 +40,8 @@ def _import_ort() -> Any:
     return onnxruntime
 
 
-def create_session(graph: OnnxGraph, outputs: Sequence[str], settings: Mapping[str, str]) -> Any:
-    """A session over a graph with extra outputs; external weights are found beside the file.
+def create_session(graph: OnnxGraph, data: bytes, settings: Mapping[str, str]) -> Any:
+    """A session over ``data``, an edited copy of a graph; external weights are found beside the file.
 
     Raises:
         BackendMissing: the provider asked for is not there.
@@ -59,7 +62,7 @@ def create_session(graph: OnnxGraph, outputs: Sequence[str], settings: Mapping[s
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, OPTIMISATION[level])
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(graph.path.parent))
     try:
-        return ort.InferenceSession(graph.with_outputs(outputs), options, providers=[provider])
+        return ort.InferenceSession(data, options, providers=[provider])
     except Exception as error:  # onnxruntime's exception classes share no public base
         raise StreamparityError(
             f"ONNX Runtime refuses {graph.path}: {first_line(error)}", "check the file with `streamparity inspect`"
@@ -89,21 +92,26 @@ class OrtRunner(Runner):
         """Load ``encoder.onnx`` (or a folder that has one), and ``decoder_joint.onnx`` beside it."""
         return cls(model / "encoder.onnx" if model.is_dir() else model, options)
 
+    isolates = True
+
     def __init__(self, path: Path, options: RunnerOptions) -> None:
         super().__init__()
         graph = OnnxGraph(path)
+        self.graph = graph
         self.bakes_drop = True
+        self._settings = options.settings
+        self._pieces: dict[tuple[str, ...], Any] = {}
         self.threads = thread_count(options.settings) or None
         self._inputs = canonical_names([port.name for port in graph.inputs], ENCODER_INPUTS, str(path))
         self._outputs = canonical_names([port.name for port in graph.outputs], ENCODER_OUTPUTS, str(path))
         missing = missing_ports(self._inputs, self._outputs)
         if missing:
-            raise StreamparityError(
+            raise Stateless(
                 f"{path} cannot stream: it has no {', '.join(missing)} (exported without cache support)", STATELESS_HINT
             )
         self._dtypes = {port.name: np.dtype(port.dtype) for port in graph.inputs if port.dtype != "bfloat16"}
         self._taps, self.unmatched = graph.tap_tensors(options.taps, "encoder.")
-        self._session = create_session(graph, list(self._taps.values()), options.settings)
+        self._session = create_session(graph, graph.with_outputs(list(self._taps.values())), options.settings)
         self._binding = self._session.io_binding()
         self._caches: dict[str, Any] = {}
         decoder = decoder_beside(path)
@@ -148,6 +156,38 @@ class OrtRunner(Runner):
         arrays = {name: value.numpy() for name, value in values.items()}
         return {key: arrays[actual] for key, actual in wanted.items()}
 
+    def isolated_step(self, chunk: StepInput, forced: Mapping[str, Array]) -> dict[str, Array]:
+        """One run of the graph cut at those taps; a graph cut so is kept."""
+        at = tuple(dict.fromkeys(tensor for label, tensor in self._taps.items() if label in forced))
+        if at not in self._pieces:
+            data = self.graph.cut_at(at, list(self._taps.values()))
+            self._pieces[at] = create_session(self.graph, data, self._settings)
+        given = {"audio_signal": chunk.audio_signal, "length": chunk.length}
+        typed = self.typed_inputs(given | {name: value.numpy() for name, value in self._caches.items()})
+        typed |= {FED + self._taps[label]: array for label, array in forced.items()}
+        wanted = {f"out/{name}": actual for name, actual in self._outputs.items()}
+        wanted |= {f"tap/{tap}": tensor for tap, tensor in self._taps.items()}
+        names = list(dict.fromkeys(wanted.values()))
+        try:
+            computed = dict(zip(names, self._pieces[at].run(names, typed), strict=True))
+        except Exception as error:  # onnxruntime's exception classes share no public base
+            raise _step_failed(error) from None
+        return {key: computed[actual] for key, actual in wanted.items()}
+
+    def weights(self) -> Iterator[Weight]:
+        """Encoder, predictor and joint."""
+        yield from weights(self.graph.proto, self.graph.path.parent, "encoder.")
+        if isinstance(self.transducer, OrtTransducer):
+            yield from weights(self.transducer.graph.proto, self.graph.path.parent, "")
+
+    def typed_inputs(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
+        """Encoder inputs by canonical name as the graph takes them: its own names and dtypes."""
+        return {self._inputs[n]: np.asarray(array, self._dtypes[self._inputs[n]]) for n, array in tensors.items()}
+
+    def tensor_of(self, label: str) -> str:
+        """The graph's own tensor behind a tap or an output port."""
+        return self._taps.get(label) or self._outputs[label]
+
 
 def decoder_beside(encoder: Path) -> Path | None:
     """``decoder_joint.onnx`` beside ``encoder.onnx``, or ``decoder_joint-NAME.onnx`` beside ``encoder-NAME.onnx``."""
@@ -166,6 +206,7 @@ class OrtTransducer:
 
     def __init__(self, path: Path, options: RunnerOptions) -> None:
         graph = OnnxGraph(path)
+        self.graph = graph
         ports = {port.name: port for port in [*graph.inputs, *graph.outputs]}
         missing = [name for name in (*DECODER_INPUTS, *DECODER_OUTPUTS) if name not in ports]
         if missing:
@@ -179,7 +220,7 @@ class OrtTransducer:
         taps, reasons = graph.tap_tensors(["decoder" for _ in wanted], "")
         self.unmatched = {PREDICTION: reasons["decoder"]} if reasons else {}
         self._prediction = taps.get("decoder")
-        self._session = create_session(graph, list(taps.values()), options.settings)
+        self._session = create_session(graph, graph.with_outputs(list(taps.values())), options.settings)
         self._state_shapes = [self._state_shape(ports[name].shape) for name in ("input_states_1", "input_states_2")]
         self._fetch = ["outputs", "output_states_1", "output_states_2"]
         if self._prediction is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,6 +18,7 @@ from ..schedule import StreamingConfig
 from ..tensors import CACHE_FEEDBACK, Array
 from .base import Runner, RunnerOptions, StepInput
 from .transducer import State, TransducerStep
+from .weight import Weight
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 
@@ -31,6 +32,8 @@ class TorchRunner(Runner):
         "dtype": f"{', '.join(DTYPES)}; default float32",
         "compile": "true to run the encoder through torch.compile; default false",
     }
+
+    isolates = True
 
     @classmethod
     def open(cls, model: Path, options: RunnerOptions) -> TorchRunner:
@@ -89,6 +92,24 @@ class TorchRunner(Runner):
         tensors = {f"out/{name}": array for name, array in outputs.items()}
         tensors |= {f"tap/{name}": to_numpy(tensor) for name, tensor in self._taps.take().items()}
         return tensors
+
+    def isolated_step(self, chunk: StepInput, forced: Mapping[str, Array]) -> dict[str, Array]:
+        """One step in which every submodule hands on the reference's output after its own was recorded."""
+        import torch
+
+        given = {label: torch.from_numpy(np.ascontiguousarray(array)) for label, array in forced.items()}
+        caches = self._caches
+        with self._taps.forcing({label: t.to(self._module.device, self._dtype) for label, t in given.items()}):
+            try:
+                return self.step(chunk)
+            finally:
+                self._caches = caches
+
+    def weights(self) -> Iterator[Weight]:
+        """Every parameter and buffer."""
+        for name, tensor in self._module.state_dict().items():
+            if tensor.is_floating_point():
+                yield Weight(name, to_numpy(tensor), name.rpartition(".")[0])
 
     def close(self) -> None:
         """Remove the hooks."""

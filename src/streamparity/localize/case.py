@@ -1,0 +1,339 @@
+"""Everything that rules look at: gathered once, what costs time only when asked for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ..comparison import TolerancePolicy
+from ..dump import DumpReader
+from ..dump.anatomy import Anatomy
+from ..runners import Runner
+from ..runners.onnx_graph import OnnxGraph, module_path
+from ..tensors import Array, TensorSpec
+from .cache_changes import CHANNEL, TIME
+from .decoder_replay import replay
+from .errors import PieceError
+from .inputs import Script
+from .observation import Observation
+from .pieces import Pieces
+from .sensitivity import Sensitivity
+from .simulation import Explanation, Simulation
+from .structure import KINDS, Layers, OddNode, odd_epsilons
+from .subject import Errors, Subject
+from .weights import WeightDifference, differences
+
+LAYER = re.compile(r"encoder\.layers\.(\d+)\b")
+ENTRANCE = re.compile(r"encoder\.layers\.\d+\.(self_attn|conv)\b")
+# Where more of the pieces than this fail by themselves, it is not one of them that is at fault.
+SYSTEMIC = 0.5
+
+
+@dataclass
+class Case:
+    """A failed run.
+
+    Attributes:
+        reference: the dump.
+        comparison: the comparison's part of the result.
+        tokens: the result's ``tokens``.
+        specs: the tensors compared.
+        policy: tolerances.
+        observation: the candidate as the run saw it.
+        runner: the model under test, opened afresh.
+    """
+
+    reference: DumpReader
+    comparison: Mapping[str, Any]
+    tokens: Mapping[str, Any] | None
+    specs: Sequence[TensorSpec]
+    policy: TolerancePolicy
+    observation: Observation
+    runner: Runner
+
+    def __post_init__(self) -> None:
+        self.script = Script(self.reference)
+        self.subject = Subject(self.runner, self.script, self.specs, self.policy)
+
+    @cached_property
+    def anatomy(self) -> Anatomy | None:
+        """What the reference is made of, where the dump says."""
+        return self.reference.anatomy()
+
+    @property
+    def graph(self) -> OnnxGraph | None:
+        """The exported graph under test, where there is one."""
+        return getattr(self.runner, "graph", None)
+
+    @property
+    def divergence(self) -> Mapping[str, Any] | None:
+        """The result's ``first_divergence``."""
+        found: Mapping[str, Any] | None = self.comparison["first_divergence"]
+        return found
+
+    @property
+    def chunk(self) -> int:
+        """The chunk that fails first; 0 where none does."""
+        return 0 if self.divergence is None else int(self.divergence["chunk"])
+
+    @cached_property
+    def pieces(self) -> dict[str, Array] | None:
+        """What every piece makes of the reference's tensors in that chunk."""
+        return None if self.divergence is None else self.subject.pieces(self.chunk)
+
+    @cached_property
+    def functional(self) -> dict[str, Array] | None:
+        """What the whole model makes of the reference's inputs in that chunk."""
+        return None if self.divergence is None else self.subject.whole(self.script.inputs(self.chunk))
+
+    @cached_property
+    def isolated(self) -> Errors:
+        """Error of every piece by itself; of the whole step where the model cannot be run in pieces."""
+        return self.subject.errors(self.chunk, self.pieces if self.pieces is not None else self.functional)
+
+    @cached_property
+    def replayed(self) -> Errors:
+        """Error of predictor and joint by themselves, where decoding is what differs."""
+        divergence, transducer = self.divergence, self.runner.transducer
+        if divergence is None or transducer is None or not any(spec.kind == "decoder" for spec in self.specs):
+            return {}
+        return replay(self.reference, transducer, self.specs, self.chunk, self.policy)
+
+    @cached_property
+    def failing(self) -> list[str]:
+        """Labels that fail by themselves, in forward order."""
+        return [label for label, error in {**self.isolated, **self.replayed}.items() if error.ratio > 1]
+
+    @property
+    def introduced(self) -> str | None:
+        """The first tensor whose error is made where it stands."""
+        return self.failing[0] if self.failing else None
+
+    def error(self, label: str) -> PieceError | None:
+        """Error of a piece by itself."""
+        return self.replayed.get(label) or self.isolated.get(label)
+
+    @property
+    def layer(self) -> int | None:
+        """The layer in which error is introduced."""
+        found = LAYER.match(self.introduced or "")
+        return int(found[1]) if found else None
+
+    @property
+    def systemic(self) -> bool:
+        """Whether most pieces fail by themselves; a model that is only run whole hands its error on to all of them."""
+        if self.pieces is None:
+            return False
+        taps = [label for label in self.isolated if label.startswith("encoder.layers.")]
+        failing = [label for label in taps if self.isolated[label].ratio > 1]
+        return len(taps) > 2 and len(failing) > SYSTEMIC * len(taps)
+
+    @cached_property
+    def _suspicion(self) -> tuple[list[Any], list[str], list[Any]]:
+        label = self.introduced
+        tensor_of = getattr(self.runner, "tensor_of", None)
+        if label is None or self.graph is None or tensor_of is None or label not in self.isolated:
+            return [], [] if label is None else [label], []
+        cut = [spec.label for spec in self.subject.taps]
+        tensors = {name: tensor_of(name) for name in self.isolated}
+        pieces = Pieces(self.graph.proto, tensors, cut if self.pieces is not None else [])
+        passing = [name for name, error in self.isolated.items() if error.ratio <= 1]
+        # Across layers next to everything shares the bookkeeping of masks and shapes.
+        near = [] if self.systemic or self.layer is None else [name for name in self.failing if name in self.isolated]
+        layer = f"encoder.layers.{self.layer}."
+        nodes, together = pieces.suspects(label, [name for name in near if name.startswith(layer)], passing)
+        return nodes, together, pieces.nodes(label)
+
+    @property
+    def suspects(self) -> list[Any]:
+        """Nodes of the graph that can have made the error."""
+        return self._suspicion[0]
+
+    @cached_property
+    def foreign(self) -> list[Any]:
+        """Suspect nodes whose names lie in no module of the reference: somebody put them there."""
+        if self.anatomy is None:
+            return []
+        known = {"encoder", *(spec.label for spec in self.specs)}
+        for name in self.anatomy.parameters:
+            known |= {name.rsplit(".", depth)[0] for depth in range(1, name.count(".") + 1)}
+        return [
+            node
+            for node in self.suspects
+            if node.op_type != "Constant" and module_path(node.name) and not _is_known(scope_of(node), known)
+        ]
+
+    @property
+    def together(self) -> list[str]:
+        """The first tensor that fails by itself, and those that fail for the same nodes."""
+        return self._suspicion[1]
+
+    @cached_property
+    def weight_differences(self) -> list[WeightDifference]:
+        """Weights that are not the reference's."""
+        return [] if self.anatomy is None else list(differences(self.runner.weights(), self.anatomy))
+
+    @cached_property
+    def odd_nodes(self) -> list[OddNode]:
+        """Suspect nodes that are not as they should be, the most telling first."""
+        if self.graph is None:
+            return []
+        names = {node.name for node in self.suspects}
+        # An epsilon can be wrong by less than shows in a piece that passes: passing clears no norm of it.
+        piece = {node.name for node in self._suspicion[2]}
+        found = [odd for odd in odd_epsilons(self.graph, self.anatomy) if not piece or odd.node in piece]
+        if self.layer is not None and not self.systemic:
+            layers = list(Layers(self.graph).odd(self.layer))
+            here = self.introduced or ""
+            found += [
+                odd
+                for odd in layers
+                if odd.node in names
+                or (odd.what == "missing" and (odd.module.startswith(here) or here.startswith(odd.module)))
+            ]
+        return sorted(found, key=lambda odd: KINDS.index(odd.what))
+
+    @cached_property
+    def sensitivity(self) -> Sensitivity | None:
+        """What layers depend on, where the model can be run in pieces."""
+        if not self.runner.isolates or self.divergence is None:
+            return None
+        return Sensitivity(self.subject, self.reference.manifest.streaming, self.chunk)
+
+    @cached_property
+    def sources(self) -> dict[str, dict[int, set[int]]]:
+        """Per cache and layer, the layers of the cache that it depends on."""
+        if self.sensitivity is None:
+            return {}
+        return {port: self.sensitivity.sources(port) for port in (CHANNEL, TIME)}
+
+    @property
+    def model_is_sound(self) -> bool:
+        """Whether no piece of the model, and not the whole of it, makes an error of its own in that chunk."""
+        if self.divergence is None or self.failing:
+            return False
+        whole = self.subject.errors(self.chunk, self.functional)
+        return bool(whole) and all(error.ratio <= 1 for error in whole.values())
+
+    @cached_property
+    def batch_error(self) -> tuple[str, PieceError] | None:
+        """Where a stream differs most once another shares its batch; ``None`` where the model takes one stream only."""
+        chunk = self.script.total // 2
+        right = self.script.inputs(chunk)
+        noise = np.random.default_rng(0)
+        both: dict[str, Array] = {}
+        for name, array in right.tensors.items():
+            other = array
+            if array.dtype.kind == "f":
+                other = np.asarray(noise.standard_normal(array.shape), array.dtype)
+            both[name] = np.concatenate([array, other])
+        done = self.subject.whole(right.having(**both))
+        if done is None:
+            return None
+        ports = [spec for spec in self.subject.specs if spec.is_port]
+        first = {spec.name: done[spec.name][:1] for spec in ports if spec.name in done}
+        found = self.subject.errors(chunk, first, ports)
+        label = max(found, key=lambda name: found[name].ratio)
+        return label, found[label]
+
+    @cached_property
+    def _simulation(self) -> Simulation | None:
+        if not self.observation.failed or not self.model_is_sound:
+            return None
+        return Simulation(self.subject, self.observation.failed, self.reference.manifest.streaming)
+
+    @cached_property
+    def driver_is_faithful(self) -> bool | None:
+        """Whether the loop feeds the model what it should; ``None`` where that cannot be told."""
+        return None if self._simulation is None else self._simulation.driver_is_faithful()
+
+    @cached_property
+    def explanations(self) -> list[Explanation]:
+        """Ways of feeding a sound model wrongly that do what the candidate did."""
+        if self._simulation is None or self.driver_is_faithful is not False or self.divergence is None:
+            return []
+        found = LAYER.match(str(self.divergence["tensor"]))
+        return self._simulation.explanations([int(found[1])] if found else [0])
+
+    @cached_property
+    def module(self) -> str | None:
+        """The smallest module that evidence puts the introduced error in."""
+        label = self.introduced
+        if label is None:
+            return None
+        named = self._named_by_evidence(label)
+        if named is not None:
+            return named[0]
+        shared = _common(self.together)
+        # A whole layer says less than the part of it that fails first.
+        return label if shared == f"encoder.layers.{self.layer}" else shared
+
+    @cached_property
+    def node(self) -> str | None:
+        """The node of the graph that makes the error, where evidence leaves one."""
+        label = self.introduced
+        named = None if label is None else self._named_by_evidence(label)
+        if named is not None:
+            return named[1]
+        computing = [node.name for node in self.suspects if node.op_type != "Constant"]
+        return computing[0] if len(computing) == 1 else None
+
+    def _scope_in_front(self, node: Any) -> str | None:
+        """The layer's module whose output a foreign node takes."""
+        if self.graph is None:
+            return None
+        producers = {name: other for other in self.graph.proto.graph.node for name in other.output}
+        waiting, strange = list(node.input), {id(other) for other in self.foreign}
+        while waiting:
+            producer = producers.get(waiting.pop(0))
+            if producer is None or producer.op_type == "Constant":
+                continue
+            if id(producer) in strange:
+                waiting += producer.input
+            elif scope_of(producer).startswith("encoder.layers."):
+                return scope_of(producer)
+        return None
+
+    def _named_by_evidence(self, label: str) -> tuple[str, str] | None:
+        """Module and node of a weight or node that is wrong and can have made the error."""
+        if self.systemic:
+            return None
+        suspects = {node.name for node in self.suspects}
+        for weight in self.weight_differences:
+            module = weight.parameter.rpartition(".")[0]
+            if weight.node in suspects or module == label or module.startswith(f"{label}."):
+                return module, weight.node
+        for node in self.foreign:
+            scope = self._scope_in_front(node)
+            if scope is not None and self.layer is not None:
+                return scope, node.name
+        for odd in self.odd_nodes:
+            if odd.module.startswith("encoder.layers.") and odd.node:
+                return odd.module, odd.node
+        return None
+
+
+def _is_known(scope: str, known: set[str]) -> bool:
+    """Whether a module path, or the module that an operator of no module of its own stands in, is the reference's."""
+    return scope in known or scope.rpartition(".")[0] in known - {"encoder"}
+
+
+def _common(labels: Sequence[str]) -> str:
+    """The deepest module that holds all of them."""
+    parts = [label.split(".") for label in labels]
+    shared = []
+    for names in zip(*parts, strict=False):
+        if len(set(names)) > 1:
+            break
+        shared.append(names[0])
+    return ".".join(shared)
+
+
+def scope_of(node: Any) -> str:
+    """NeMo's module path of a node."""
+    return f"encoder.{module_path(node.name)}"

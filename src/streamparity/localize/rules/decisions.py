@@ -1,0 +1,64 @@
+"""What is decoded: ties, outputs that carry nothing, and dependence on other streams."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ...dump.decoder import JOINT
+from ..case import Case
+from ..finding import Finding
+
+FEWEST_LABELS = 4
+
+
+def near_tie(case: Case) -> Iterator[Finding]:
+    """Every tensor passes, and the labels differ where the reference itself could hardly choose."""
+    if case.tokens is None or case.tokens["equal"] or case.divergence is not None:
+        return
+    joint = next((t for t in case.comparison["tensors"] if t["name"] == JOINT), None)
+    room = 2 * joint["max_abs"] if joint is not None and joint["max_abs"] is not None else None
+    margins = [
+        line["top"][0]["logit"] - line["top"][1]["logit"]
+        for line in case.reference.trace()
+        if "top" in line and all(choice["logit"] is not None for choice in line["top"])
+    ]
+    narrowest = min(margins, default=None)
+    close = room is not None and narrowest is not None and narrowest <= room
+    yield Finding(
+        "near-tie-only",
+        0.95 if close else 0.6,
+        "every tensor is within tolerance; the labels differ where two of them score all but the same",
+        "nothing is wrong with the port: compare word error rates rather than labels",
+        {"narrowest_margin": narrowest, "twice_the_largest_joint_error": room},
+    )
+
+
+def degenerate(case: Case) -> Iterator[Finding]:
+    """Outputs that never change, or one label for ever."""
+    if case.divergence is None:
+        return
+    seen = case.observation
+    fix = "look at the first diverging tensor: what follows a constant is constant"
+    if len(seen.lengths) > 1 and seen.output_spread == 0:
+        yield Finding("degenerate-output", 0.9, "the encoder's output is the same in every frame", fix, {"spread": 0})
+    elif seen.joint_spread is not None and seen.joint_spread == 0 and len(seen.lengths) > 1:
+        yield Finding("degenerate-output", 0.9, "the joint scores every frame alike", fix, {"spread": 0})
+    elif case.tokens is not None and not case.tokens["equal"]:
+        words, right = case.tokens["candidate_text"].split(), case.tokens["reference_text"].split()
+        if len(right) >= FEWEST_LABELS and len(set(words)) <= 1 and len(words) != 1:
+            what = "nothing" if not words else f"{words[0]!r} for ever"
+            yield Finding("degenerate-output", 0.6, f"the candidate decodes {what}", fix, {"words": words[:8]})
+
+
+def batch(case: Case) -> Iterator[Finding]:
+    """A stream whose result depends on what else is in the batch."""
+    if case.divergence is not None or case.batch_error is None or case.batch_error[1].ratio <= 1:
+        return
+    label, error = case.batch_error
+    yield Finding(
+        "batch-dependence",
+        0.95,
+        f"{label} of a stream changes by {error.max_abs:.1e} when another stream shares its batch",
+        "normalise and mask every stream by its own length",
+        {"tensor": label, "max_abs": error.max_abs},
+    )

@@ -1,0 +1,114 @@
+"""Runs a fault and holds what is found against what should be."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from streamparity.comparison import select
+from streamparity.run import RunOptions, run, run_opened
+from streamparity.runners import RunnerOptions
+from streamparity.runners.ort import OrtRunner
+
+from .bench import Bench
+from .fault import Fault, Planted
+
+TRIES = 7  # of the search for the weakest setting: strengths lie within a factor 2^-7 of the range, in logarithms
+
+
+@dataclass(frozen=True)
+class Row:
+    """One fault at one strength, what was expected of it and what was found."""
+
+    bench: str
+    fault: str
+    strength: float | None
+    detected: bool
+    chunk: tuple[int, int | None]
+    module: tuple[str, str | None]
+    code: tuple[str, str | None]
+    also: tuple[str, ...]
+    tokens_equal: bool | None
+    seconds: float
+
+    @property
+    def chunk_right(self) -> bool:
+        return self.code[0] == "batch-dependence" or self.chunk[0] == self.chunk[1]
+
+    @property
+    def module_right(self) -> bool:
+        expected, found = self.module
+        return not expected or found == expected or (found or "").startswith(f"{expected}.")
+
+    @property
+    def code_right(self) -> bool:
+        return self.code[0] == self.code[1]
+
+
+def run_planted(bench: Bench, planted: Planted, localize: bool = True) -> dict[str, Any]:
+    """The result document of a planted fault, by the very functions that ``streamparity run`` calls."""
+    reference = bench.reference(planted.reference)
+    options = RunOptions(
+        planted.backend,
+        planted.model,
+        mode=planted.mode,
+        limit=planted.limit,
+        allow_unmatched=planted.allow_unmatched,
+        localize=localize,
+        settings=planted.settings,
+    )
+    if planted.runner is OrtRunner:
+        return run(reference, options)
+    specs = select([spec for spec in reference.manifest.tensors if spec.kind != "input"], [])
+    runner = planted.runner.open(
+        planted.model,
+        RunnerOptions(
+            taps=[spec.label for spec in specs if spec.kind == "tap"],
+            decoder_taps=[spec.label for spec in specs if spec.kind == "decoder"],
+            streaming=reference.manifest.streaming,
+            settings=planted.settings,
+        ),
+    )
+    return run_opened(runner, reference, specs, options)
+
+
+def score(bench: Bench, fault: Fault, strength: float | None = None) -> Row:
+    """Plant, run, localize."""
+    used = strength if strength is not None else fault.strengths[0] if fault.strengths else 1.0
+    planted = fault.plant(bench, used)
+    started = time.perf_counter()
+    result = run_planted(bench, planted)
+    seconds = time.perf_counter() - started
+    place, causes, tokens = result["localization"], result["diagnosis"], result["tokens"]
+    return Row(
+        bench.name,
+        fault.name,
+        used if fault.strengths else None,
+        result["verdict"] == "fail",
+        (fault.expected_chunk(bench), None if place is None else place["chunk"]),
+        (fault.expected_module(bench), None if place is None else place["module"]),
+        (fault.code, causes[0]["code"] if causes else None),
+        tuple(f"{cause['code']} {cause['confidence']}" for cause in causes[1:4]),
+        None if tokens is None else tokens["equal"],
+        seconds,
+    )
+
+
+def weakest(bench: Bench, fault: Fault) -> float | None:
+    """The weakest strength, to a step of the search, at which a label still differs; ``None`` if none does."""
+    assert fault.strengths is not None
+    strong, weak = fault.strengths
+
+    def flips(strength: float) -> bool:
+        tokens = run_planted(bench, fault.plant(bench, strength), localize=False)["tokens"]
+        return tokens is not None and not tokens["equal"]
+
+    if not flips(strong):
+        return None
+    if flips(weak):
+        return weak
+    for _ in range(TRIES):
+        middle = (strong * weak) ** 0.5
+        strong, weak = (middle, weak) if flips(middle) else (strong, middle)
+    return strong
