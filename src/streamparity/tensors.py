@@ -132,6 +132,10 @@ DECODER_AXES: dict[str, tuple[str, ...]] = {
 DECODER_INPUTS = ("encoder_outputs", "targets", "target_length", "input_states_1", "input_states_2")
 DECODER_OUTPUTS = ("outputs", "prednet_lengths", "output_states_1", "output_states_2")
 
+# What a module returns first is its output, except that the positional encoding's own product comes second: the first
+# is its input, scaled at most.
+SECOND_OUTPUT = ("encoder.pos_enc",)
+
 # An output cache is the next step's input cache.
 CACHE_FEEDBACK: dict[str, str] = {
     "cache_last_channel_next": "cache_last_channel",

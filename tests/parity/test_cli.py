@@ -447,10 +447,15 @@ def test_full_disk_loses_nothing_and_resumes(refused, invoke, demo_path, small_d
 
 
 def files_open(pid: int, path: Path) -> bool:
-    """Whether a process has opened a file, so that it is at work and no longer importing."""
-    with suppress(FileNotFoundError):  # closed in between, or the process has ended
-        return any(entry.resolve() == path for entry in Path(f"/proc/{pid}/fd").iterdir())
-    return False
+    """Whether a process has a file open for some time, so that it is at work and no longer importing."""
+    for _ in range(4):
+        opened = []
+        with suppress(FileNotFoundError):  # closed in between, or the process has ended
+            opened = [entry.resolve() for entry in Path(f"/proc/{pid}/fd").iterdir()]
+        if path not in opened:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def test_interruption_exits_130(tmp_path):

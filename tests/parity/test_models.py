@@ -130,7 +130,7 @@ def test_other_models_stream_as_nemo_does_and_their_export_passes(saved, tmp_pat
     if schedule == "padded":
         export(model, tmp_path / "export", streaming)
         on_ort = run(reference, RunOptions("ort", tmp_path / "export"))
-        assert on_ort["objections"] == []
+        assert on_ort["objections"] == [], [(t["name"], t["error"]) for t in on_ort["tensors"] if t["error"]]
         assert on_ort["coverage"]["unmatched"] == []
         assert (on_ort["tokens"] is not None) == (name == "hybrid")
 
@@ -166,7 +166,7 @@ def test_frames_that_a_later_stage_discards_are_compared_too(regular, tmp_path):
 
 def test_a_convolution_folded_with_its_batch_norm_is_unmatched_not_wrong(regular):
     result = run(DumpReader(regular / "reference"), RunOptions("ort", regular / "export", allow_unmatched=["*"]))
-    assert result["objections"] == []
+    assert result["objections"] == [], [(t["name"], t["error"]) for t in result["tensors"] if t["error"]]
     reasons = result["coverage"]["unmatched_reasons"]
     assert "folded" in reasons["encoder.layers.0.conv.depthwise_conv"]
     assert {t["name"] for t in result["tensors"]} >= {"encoder.layers.0.conv", "encoder.layers.0.conv.pointwise_conv1"}

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..dump.decoder import JOINT, PREDICTION, PREDICTION_STATES
 from ..errors import StreamparityError
-from ..tensors import EXTENT, Array, TensorSpec, ValidRule
+from ..tensors import EXTENT, SECOND_OUTPUT, Array, TensorSpec, ValidRule
 
 PREPROCESSOR = "preprocessor"
 DECODER_TAPS = (PREDICTION, f"{PREDICTION_STATES}_1", f"{PREDICTION_STATES}_2", JOINT)
@@ -22,9 +22,6 @@ DECODER_TAPS = (PREDICTION, f"{PREDICTION_STATES}_1", f"{PREDICTION_STATES}_2", 
 BLOCK_LEVEL = re.compile(
     r"encoder\.(pre_encode|pos_enc|layers\.\d+(\.(feed_forward1|self_attn|conv|feed_forward2|norm_out))?)"
 )
-# What a module returns first is its output, except that the positional encoding's own product comes second: the first
-# is its input, scaled at most.
-SECOND_OUTPUT = ("encoder.pos_enc",)
 
 
 def choose_taps(module: Any, globs: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BackendMissing, StreamparityError, first_line
-from ..tensors import ENCODER_INPUTS, ENCODER_OUTPUTS
+from ..tensors import ENCODER_INPUTS, ENCODER_OUTPUTS, SECOND_OUTPUT
 from .onnx_cut import cut
 
 STATELESS_HINT = (
@@ -22,6 +22,9 @@ STATELESS_HINT = (
 )
 # Nodes in a row that converters put between those of one module under names of their own (casts, scalings).
 STRANGERS = 4
+# Operators that hand numbers on as they are.
+MOVES = {"Cast", "Concat", "Expand", "Flatten", "Gather", "Identity", "Pad", "Reshape", "Slice", "Split", "Squeeze"}
+MOVES |= {"Tile", "Transpose", "Unsqueeze"}
 FLOATS = {1: "float32", 10: "float16", 11: "float64", 16: "bfloat16"}
 ELEMENT_TYPES = {**FLOATS, 2: "uint8", 3: "int8", 5: "int16", 6: "int32", 7: "int64", 9: "bool"}
 
@@ -99,7 +102,8 @@ class OnnxGraph:
 
         Of the floating-point tensors computed in a module's scope that a node outside the scope uses, or that are
         outputs of the graph, its output is the one that depends on most of the scope: what else leaves it (a cache on
-        its way to the next step) is made of less. The order of nodes says nothing: optimisers change it.
+        its way to the next step) is made of less. The order of nodes says nothing: optimisers change it. The positional
+        encoding is what is made of constants alone.
 
         Args:
             taps: tap labels.
@@ -129,6 +133,8 @@ class OnnxGraph:
             ]
             used = [(n, node) for n, node in computed if any(not _within(user, path) for user in users.get(n, []))]
             leaving = used or [(name, node) for name, node in computed if name in outputs]
+            if tap in SECOND_OUTPUT:
+                leaving = [each for each in leaving if not _fed(each[1], inside, producers, types)] or leaving
             if not inside:
                 reasons[tap] = f"no node of the graph is named after {path} (renamed or fused by an optimiser?)"
             elif not leaving:
@@ -187,15 +193,15 @@ def _furthest(
     producers: Mapping[str, Any],
     types: Mapping[str, int],
 ) -> tuple[str, Any]:
-    """Of several tensors with their nodes, the one that depends on most nodes that compute; of equals the last.
+    """Of several tensors with their nodes, the one that depends on most nodes that compute; then the last.
 
-    Nodes that work out shapes do not count: a slice can need more of them than a convolution.
+    Nodes that work out shapes or move numbers do not compute: a cache can take more slices than a convolution nodes.
     """
     if len(leaving) == 1:
         return leaving[0]
-    own = {id(node) for node in inside}
+    own = {id(node): node.op_type not in MOVES for node in inside}
 
-    def reach(node: Any) -> int:
+    def reach(node: Any) -> tuple[int, int]:
         seen, waiting = {id(node): 0}, [node]
         while waiting:
             user = waiting.pop()
@@ -207,10 +213,26 @@ def _furthest(
                 if outside <= STRANGERS:
                     seen[id(other)] = outside
                     waiting.append(other)
-        return sum(key in own for key in seen)
+        mine = [own[key] for key in seen if key in own]
+        return sum(mine), len(mine)
 
     reached = [reach(node) for _, node in leaving]
     return leaving[max(range(len(leaving)), key=lambda place: (reached[place], place))]
+
+
+def _fed(node: Any, inside: Sequence[Any], producers: Mapping[str, Any], types: Mapping[str, int]) -> bool:
+    """Whether a node depends on numbers that a node outside a module computes; shapes do not count."""
+    own, seen, waiting = {id(other) for other in inside}, {id(node)}, [node]
+    while waiting:
+        for name in waiting.pop().input:
+            other = producers.get(name)
+            if other is None or id(other) in seen or types.get(name, 1) not in FLOATS:
+                continue
+            if id(other) not in own and not other.op_type.startswith("Constant"):
+                return True
+            seen.add(id(other))
+            waiting.append(other)
+    return False
 
 
 def _folded(node: Any) -> bool:
