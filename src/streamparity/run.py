@@ -77,7 +77,8 @@ def run(
     if options.save is not None and options.save.resolve() == reference.folder.resolve():
         raise StreamparityError(f"--save {options.save} is the reference itself", "save to another folder")
     if options.repro is not None:
-        check_folder(options.repro, options.force)
+        taken = (options.save, reference.folder, options.model)
+        check_folder(options.repro, options.force, [path for path in taken if path is not None])
     # What a model is fed, the preprocessor's output among it, comes from the dump: there is nothing to compare.
     specs = select([spec for spec in reference.manifest.tensors if spec.kind != "input"], options.taps)
     runner_class = backend(options.backend)
@@ -171,7 +172,7 @@ def _run_saved(
     tokens = compare_tokens(reference, labels, comparator.compared_chunks)
     seen = Seen(reference, specs, policy, comparison, tokens, observation, watch, runner)
     found = examine(seen, options.backend, options.model, options.settings) if options.localize else at_a_glance(seen)
-    remarks = list(notes)
+    remarks = [*notes, *found.remarks]
     if options.repro is not None:
         nothing = write_repro(found.case, options.repro)
         remarks.append(f"{options.repro}: a reproduction" if nothing is None else f"no reproduction: {nothing}")

@@ -16,9 +16,14 @@ import torch
 from plant_fault import layer_norm_epsilon, zero_layer_cache
 from streamparity.cli import main
 from streamparity.dump import DumpReader
+from streamparity.dump.anatomy import Parameter
 from streamparity.errors import StreamparityError
+from streamparity.localize.errors import PieceError
+from streamparity.localize.weights import differences
 from streamparity.run import RunOptions, run
+from streamparity.runners.weight import Weight
 
+from .edits import find, rewrite
 from .graph_faults import FAULTS as GRAPH_FAULTS
 from .harmless import CHANGES
 from .score import run_planted, score
@@ -198,17 +203,91 @@ def test_a_fault_of_the_decoder_is_found_in_it(demo, tmp_path):
 def test_a_near_tie_is_told_from_a_wrong_label():
     from streamparity.localize.rules.decisions import near_tie
 
-    def case(margin):
+    def case(margin, divergence=None, introduced=None):
         top = [{"label": 1, "logit": -0.5}, {"label": 2, "logit": -0.5 - margin}]
         return SimpleNamespace(
             tokens={"equal": False},
-            divergence=None,
+            divergence=divergence,
+            introduced=introduced,
+            chunk=3,
+            specs=[SimpleNamespace(label="joint", kind="decoder"), SimpleNamespace(label="outputs", kind="output")],
+            replayed={"joint": PieceError(1e-5, 0.5)},
             comparison={"tensors": [{"name": "joint", "max_abs": 1e-5}]},
-            reference=SimpleNamespace(trace=lambda: [{"top": top}]),
+            reference=SimpleNamespace(trace=lambda: [{"top": top, "chunk": 2}]),
         )
 
-    assert [finding.confidence for finding in near_tie(case(1e-6))] == [0.95]
-    assert [finding.confidence for finding in near_tie(case(1.0))] == [0.6]
+    joint, outputs = {"tensor": "joint"}, {"tensor": "outputs"}
+    for told in (case(1e-6), case(1e-6, joint)):
+        assert [finding.code for finding in near_tie(told)] == ["near-tie-only"]
+    for fault in (case(1.0), case(1.0, joint), case(1e-6, joint, "joint"), case(1e-6, outputs)):
+        assert list(near_tie(fault)) == []
+
+
+def broken(path, change):
+    """An edit of the weight of a linear layer."""
+    return lambda model: rewrite(model, find(model, path, "MatMul").input[1], change)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_model_with_a_weight_that_is_no_number_has_a_result(demo, tmp_path, monkeypatch, capsys, value):
+    def change(weight):
+        weight[3, 5] = value
+        return weight
+
+    model = demo.edited(f"weight-{value}", broken("layers.1.feed_forward1.linear1", change))
+    arguments = ("run", "--backend", "ort", "--model", model, "--reference", demo.reference().folder, "--localize")
+    status, out, err = streamparity(monkeypatch, capsys, *arguments, "--json", "-")
+    assert (status, "error" in err) == (1, False)
+    result = json.loads(out)
+    assert result["localization"]["module"] == "encoder.layers.1.feed_forward1.linear1"
+    assert {"nan-introduced", "overflow"} & {cause["code"] for cause in result["diagnosis"]}
+
+
+def test_a_parameter_that_is_zero_in_the_reference_is_not_taken_for_a_movement_of_anything():
+    zero = Parameter((64,), np.zeros(64, np.float32), 0.0, 0.0)
+    anatomy = SimpleNamespace(parameters={"p": zero}, norms={})
+    (found,) = differences([Weight("p", np.full(64, 0.05, np.float32), "n")], anatomy)
+    assert (found.relation, found.detail) == ("other", "the reference's is zero")
+    assert list(differences([Weight("p", np.zeros(64, np.float32), "n")], anatomy)) == []
+    halves = np.arange(64, dtype=np.float32)
+    other = Parameter((64,), np.roll(halves, 32), float(np.sqrt(np.mean(halves**2))), 0.0)
+    (found,) = differences([Weight("p", halves, "n")], SimpleNamespace(parameters={"p": other}, norms={}))
+    assert found.relation == "halves swapped"
+
+
+@pytest.mark.parametrize("inside", ["", "chunks"])
+def test_a_reproduction_takes_nothing_else_with_it(demo, tmp_path, monkeypatch, capsys, inside):
+    model = demo.edited("repro", layer_norm_epsilon("layers.1.norm_out", 1e-2))
+    saved = tmp_path / "saved"
+    arguments = ("run", "--backend", "ort", "--model", model, "--reference", demo.reference().folder)
+    status, _, err = streamparity(monkeypatch, capsys, *arguments, "--repro", saved / inside, "--save", saved)
+    assert (status, "lie in one another" in err, saved.exists()) == (2, True, False)
+    for folder in (demo.reference().folder, model.parent):
+        status, _, err = streamparity(monkeypatch, capsys, *arguments, "--repro", folder / "repro", "--force")
+        assert (status, "lie in one another" in err or "already exists" in err) == (2, True)
+
+
+def test_a_fault_that_was_not_run_is_no_dependence_on_the_batch(demo):
+    model = demo.edited("zeroed", zero_layer_cache("cache_last_time", 1))
+    for chunks, verdict in ((1, "pass"), (None, "fail")):
+        result = run(demo.reference(), RunOptions("ort", model, limit=chunks, localize=True))
+        assert result["verdict"] == verdict
+        assert "batch-dependence" not in [cause["code"] for cause in result["diagnosis"]]
+
+
+def test_a_rule_that_breaks_leaves_the_verdict_and_the_other_rules(demo, monkeypatch):
+    from streamparity.localize import diagnosis
+
+    def broken_rule(case):
+        raise ZeroDivisionError("of its own")
+
+    monkeypatch.setattr(diagnosis, "RULES", (broken_rule, *diagnosis.RULES))
+    model = demo.edited("repro", layer_norm_epsilon("layers.1.norm_out", 1e-2))
+    result = run(demo.reference(), RunOptions("ort", model, localize=True))
+    assert (result["verdict"], result["diagnosis"][0]["code"]) == ("fail", "norm-epsilon")
+    assert "the rule broken_rule broke: ZeroDivisionError of its own" in result["notes"]
+    monkeypatch.setattr(diagnosis, "RULES", ())
+    assert run(demo.reference(), RunOptions("ort", model, localize=True))["diagnosis"][0]["code"] == "unexplained"
 
 
 @pytest.mark.parametrize(

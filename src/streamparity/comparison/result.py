@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math as maths
 import sys
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
+
+import numpy as np
 
 from ..provenance import host, versions
 
@@ -61,11 +64,22 @@ def build(
         "coverage": comparison["coverage"],
         "tensors": comparison["tensors"],
         "first_divergence": comparison["first_divergence"],
-        "localization": None if localization is None else dict(localization),
-        "state": None if state is None else dict(state),
-        "noise": None if noise is None else dict(noise),
-        "diagnosis": [dict(finding) for finding in diagnosis],
+        "localization": None if localization is None else plain(localization),
+        "state": None if state is None else plain(state),
+        "noise": None if noise is None else plain(noise),
+        "diagnosis": [plain(finding) for finding in diagnosis],
         "tokens": None if tokens is None else dict(tokens),
         "timing": None if timing is None else dict(timing),
         "notes": list(notes),
     }
+
+
+def plain(value: Any) -> Any:
+    """The same as JSON has it: no numpy, and ``None`` for NaN and infinity."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    if isinstance(value, np.generic | np.ndarray):
+        return plain(value.tolist())
+    return None if isinstance(value, float) and not maths.isfinite(value) else value

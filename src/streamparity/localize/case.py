@@ -18,7 +18,7 @@ from ..runners.onnx_graph import OnnxGraph, module_path
 from ..tensors import Array, TensorSpec
 from .cache_changes import CHANNEL, TIME
 from .decoder_replay import replay
-from .errors import PieceError
+from .errors import PieceError, errors
 from .inputs import Script
 from .observation import Observation
 from .pieces import Pieces
@@ -222,8 +222,11 @@ class Case:
 
     @cached_property
     def batch_error(self) -> tuple[str, PieceError] | None:
-        """Where a stream differs most once another shares its batch; ``None`` where the model takes one stream only."""
-        chunk = self.script.total // 2
+        """Where a stream differs most from itself alone once another shares its batch.
+
+        ``None`` where the model takes one stream only.
+        """
+        chunk = max(int(self.comparison["chunks"]["compared"]) - 1, 0) // 2
         right = self.script.inputs(chunk)
         noise = np.random.default_rng(0)
         both: dict[str, Array] = {}
@@ -232,12 +235,12 @@ class Case:
             if array.dtype.kind == "f":
                 other = np.asarray(noise.standard_normal(array.shape), array.dtype)
             both[name] = np.concatenate([array, other])
-        done = self.subject.whole(right.having(**both))
-        if done is None:
+        alone, done = self.subject.whole(right), self.subject.whole(right.having(**both))
+        if alone is None or done is None:
             return None
         ports = [spec for spec in self.subject.specs if spec.is_port]
         first = {spec.name: done[spec.name][:1] for spec in ports if spec.name in done}
-        found = self.subject.errors(chunk, first, ports)
+        found = errors(ports, alone, first, self.policy)
         label = max(found, key=lambda name: found[name].ratio)
         return label, found[label]
 

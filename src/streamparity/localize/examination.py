@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..comparison import TolerancePolicy
 from ..dump import DumpReader
-from ..errors import Stateless
+from ..errors import Stateless, StreamparityError, first_line
 from ..runners import Runner, RunnerOptions, backend
 from ..tensors import TensorSpec
 from .case import Case
@@ -48,6 +48,7 @@ class Examination:
         diagnosis: the result's ``diagnosis``.
         state: the result's ``state``.
         objections: reasons against a pass that only the examination could see.
+        remarks: what went wrong on the way.
     """
 
     case: Case
@@ -55,6 +56,7 @@ class Examination:
     diagnosis: Sequence[dict[str, Any]] = ()
     state: dict[str, Any] | None = None
     objections: Sequence[str] = ()
+    remarks: Sequence[str] = ()
 
 
 def at_a_glance(seen: Seen) -> Examination:
@@ -83,11 +85,26 @@ def examine(seen: Seen, backend_name: str, model: Path, settings: Mapping[str, s
     )
     case = seen.case(runner)
     try:
-        found = diagnose(case)
+        found, remarks = diagnose(case)
         objections = [f["message"] for f in found if f["code"] == "batch-dependence"]
-        return Examination(case, localization(case), found, state(case, seen.watch), objections)
+        place = _unless_it_breaks(lambda: localization(case), "localization", remarks)
+        states = _unless_it_breaks(lambda: state(case, seen.watch), "look at the state", remarks)
+        return Examination(case, place, found, states, objections, remarks)
     finally:
         runner.close()
+
+
+def _unless_it_breaks(
+    look: Callable[[], dict[str, Any] | None], what: str, remarks: list[str]
+) -> dict[str, Any] | None:
+    """A broken model may break the examination; the verdict on it stands all the same."""
+    try:
+        return look()
+    except StreamparityError:
+        raise
+    except Exception as error:
+        remarks.append(f"the {what} broke: {type(error).__name__} {first_line(error)}")
+        return None
 
 
 def of_a_stateless_model(error: Stateless) -> tuple[dict[str, Any], list[dict[str, Any]]]:

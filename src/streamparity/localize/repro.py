@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,21 @@ print("shape", actual.shape, "expected", expected.shape, "max abs", error.max(),
 '''
 
 
-def check_folder(folder: Path, force: bool) -> None:
+def check_folder(folder: Path, force: bool, taken: Sequence[Path]) -> None:
     """Refuse a folder that holds anything, unless it is an earlier reproduction and may be replaced.
+
+    Args:
+        folder: where the reproduction is to go.
+        force: replace an earlier one.
+        taken: files and folders that are read or written besides.
 
     Raises:
         StreamparityError: it is in use.
     """
+    for path in taken:
+        ours, theirs = folder.resolve(), path.resolve()
+        if ours == theirs or ours in theirs.parents or theirs in ours.parents:
+            raise StreamparityError(f"--repro {folder} and {path} lie in one another", "choose a folder of its own")
     held = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     if folder.is_file() or (held and not (force and set(held) <= set(FILES))):
         raise StreamparityError(
@@ -63,18 +72,21 @@ def write_repro(case: Case, folder: Path) -> str | None:
     extracted = piece(cut(proto, edges, [name], runner.graph.types()), [name])
     values = _values(case, runner, labels)
     expected = case.script.expected(case.chunk)[next(spec.name for spec in case.specs if spec.label == label)]
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
-    onnx.save(extracted, str(folder / "piece.onnx"))
     given: dict[str, Any] = {port.name: values[port.name] for port in extracted.graph.input}
-    np.savez(folder / "inputs.npz", **given)
-    np.savez(folder / "expected.npz", value=expected)
     tolerance = case.policy.tolerance(label, expected.dtype, expected.dtype)
     title = (
         f"{label}, chunk {case.chunk}: given what the reference's was given, it should return what the reference's did."
     )
-    (folder / "show.py").write_text(SCRIPT.format(title=title, tolerance=tolerance.atol), encoding="utf-8")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in FILES:
+            (folder / name).unlink(missing_ok=True)
+        onnx.save(extracted, str(folder / "piece.onnx"))
+        np.savez(folder / "inputs.npz", **given)
+        np.savez(folder / "expected.npz", value=expected)
+        (folder / "show.py").write_text(SCRIPT.format(title=title, tolerance=tolerance.atol), encoding="utf-8")
+    except OSError as error:
+        return f"{folder} cannot be written ({error.strerror or error})"
     return None
 
 

@@ -107,6 +107,10 @@ def _relation(values: Array, sample: Array, expected: Parameter, relative: float
     want = expected.sample.astype(np.float64)
     if not np.any(sample) and not np.any(values):
         return "zero", "all of it is zero"
+    if not np.any(want):
+        return "other", "the reference's is zero"
+    if not np.isfinite(relative):
+        return "other", "it holds NaN or infinity"
     for name, detail, moved in _movements(values):
         if moved.shape == expected.shape and _distance(_sample(moved), expected.sample) <= max(
             SAME, EXPLAINED * relative
