@@ -24,6 +24,11 @@ from . import further_faults, graph_faults, harmless, loop_faults  # noqa: E402 
 from .bench import demo_bench, regular_bench  # noqa: E402
 from .score import Row, run_planted, score, weakest  # noqa: E402
 
+TITLE = """# What `make faults` found
+
+Made by `python -m tests.faults --out FILE`, one thread on a CPU; again with `make faults`.
+
+"""
 REQUIRED = {"detection": 1.0, "chunk": 1.0, "module": 0.95, "diagnosis": 0.9}
 
 
@@ -43,7 +48,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         met = _run(Path(folder), options.model, options.globs or ["*"], say)
     if options.out is not None:
-        options.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        options.out.write_text(TITLE + "\n".join(lines) + "\n", encoding="utf-8")
     return 0 if met else 1
 
 

@@ -463,7 +463,14 @@ def test_interruption_exits_130(tmp_path):
         with open(tmp_path / name, "wb") as file:
             file.truncate(1 << 35)
     command = [sys.executable, "-m", "streamparity.cli", "compare", "a", "b", "--shape", "-1"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    # What runs in the background of a shell has interruption turned off, and hands that on.
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     while process.poll() is None and not files_open(process.pid, tmp_path / "b"):
         time.sleep(0.001)
     os.kill(process.pid, signal.SIGINT)
