@@ -16,6 +16,7 @@ from .candidate import CandidateDump
 from .comparison import Comparator, TolerancePolicy, compare_tokens, incomplete, loops_for, select
 from .comparison.facts import CandidateFacts
 from .comparison.result import build
+from .comparison.statistics import WORST
 from .decode import CandidateDecoder
 from .dump import DumpReader
 from .errors import Stateless, StepFailed, StreamparityError
@@ -30,8 +31,6 @@ from .progress import Note, Progress, no_note, no_progress
 from .provenance import file_sha256
 from .runners import Runner, RunnerOptions, backend
 from .tensors import Array, TensorSpec
-
-WORST = 5  # errors shown of each tensor
 
 
 @dataclass(frozen=True)
@@ -83,12 +82,7 @@ def run(
     specs = select([spec for spec in reference.manifest.tensors if spec.kind != "input"], options.taps)
     runner_class = backend(options.backend)
     runner_class.check_settings(options.settings)
-    wanted = RunnerOptions(
-        taps=[spec.label for spec in specs if spec.kind == "tap"],
-        decoder_taps=[spec.label for spec in specs if spec.kind == "decoder"],
-        streaming=reference.manifest.streaming,
-        settings=options.settings,
-    )
+    wanted = RunnerOptions.of(specs, reference.manifest.streaming, options.settings)
     try:
         runner = runner_class.open(options.model, wanted)
     except Stateless as error:

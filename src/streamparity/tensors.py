@@ -142,6 +142,8 @@ CACHE_FEEDBACK: dict[str, str] = {
     "cache_last_time_next": "cache_last_time",
     "cache_last_channel_next_len": "cache_last_channel_len",
 }
+# The output that becomes each input cache.
+RETURNED: dict[str, str] = {taken: given for given, taken in CACHE_FEEDBACK.items()}
 
 
 def canonical_names(names: Iterable[str], ports: Mapping[str, Port], where: str) -> dict[str, str]:

@@ -61,15 +61,8 @@ def run_planted(bench: Bench, planted: Planted, localize: bool = True) -> dict[s
     if planted.runner is OrtRunner:
         return run(reference, options)
     specs = select([spec for spec in reference.manifest.tensors if spec.kind != "input"], [])
-    runner = planted.runner.open(
-        planted.model,
-        RunnerOptions(
-            taps=[spec.label for spec in specs if spec.kind == "tap"],
-            decoder_taps=[spec.label for spec in specs if spec.kind == "decoder"],
-            streaming=reference.manifest.streaming,
-            settings=planted.settings,
-        ),
-    )
+    wanted = RunnerOptions.of(specs, reference.manifest.streaming, planted.settings)
+    runner = planted.runner.open(planted.model, wanted)
     return run_opened(runner, reference, specs, options)
 
 

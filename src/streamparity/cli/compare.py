@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from ..comparison import View
     from ..dump.files import RawLayout
 
-WORST = 5
-
 
 class FloatList(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click only
     """Comma-separated numbers, or ``none``."""
@@ -120,7 +118,7 @@ def command(
     compared chunk by chunk. Dumps are compared inside the valid regions.
     """
     from ..comparison import compare
-    from ..comparison.statistics import PERCENTILES
+    from ..comparison.statistics import PERCENTILES, WORST
 
     check_writable(*targets.values())
     raw = _raw("a", shapes, dtypes, layouts)

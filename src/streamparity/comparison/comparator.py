@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..dtypes import family
-from ..dump.stored import Tensor
+from ..dump.stored import IN_MEMORY, StoredView, Tensor
 from ..tensors import Origin, TensorSpec, integer_tensors, valid_regions
 from . import plain, shapes
 from .engine import Loops, Region
@@ -293,7 +293,12 @@ class Comparator:
 
 
 def _part(tensor: Tensor, origin: Origin) -> Tensor:
-    """A region of a tensor; what is stored stays where it is as long as all of it is meant."""
+    """A region of a tensor; what is stored stays where it is as long as all of it is meant.
+
+    A view of a file that is small is read here, once for all that is asked of it.
+    """
+    if isinstance(tensor, StoredView) and tensor.stored.nbytes <= IN_MEMORY:
+        tensor = tensor.array()
     if all(part == slice(None) for part in origin):
         return tensor
     return (tensor if isinstance(tensor, np.ndarray) else tensor.array())[tuple(origin)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math as maths
 import sys
 from collections.abc import Mapping
 from datetime import datetime, timezone
@@ -64,22 +63,22 @@ def build(
         "coverage": comparison["coverage"],
         "tensors": comparison["tensors"],
         "first_divergence": comparison["first_divergence"],
-        "localization": None if localization is None else plain(localization),
-        "state": None if state is None else plain(state),
-        "noise": None if noise is None else plain(noise),
-        "diagnosis": [plain(finding) for finding in diagnosis],
+        "localization": as_json(localization),
+        "state": as_json(state),
+        "noise": as_json(noise),
+        "diagnosis": [as_json(finding) for finding in diagnosis],
         "tokens": None if tokens is None else dict(tokens),
         "timing": None if timing is None else dict(timing),
         "notes": list(notes),
     }
 
 
-def plain(value: Any) -> Any:
+def as_json(value: Any) -> Any:
     """The same as JSON has it: no numpy, and ``None`` for NaN and infinity."""
     if isinstance(value, Mapping):
-        return {str(key): plain(each) for key, each in value.items()}
+        return {str(key): as_json(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
+        return [as_json(each) for each in value]
     if isinstance(value, np.generic | np.ndarray):
-        return plain(value.tolist())
-    return None if isinstance(value, float) and not maths.isfinite(value) else value
+        return as_json(value.tolist())
+    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -92,9 +92,6 @@ def tensors_of(side: Any, raw: RawLayout, view: View) -> Tensors:
     Raises:
         StreamparityError: not readable, or not real numbers.
     """
-    if isinstance(side, np.ndarray):
-        check_numeric(side, "the array")
-        return {VALUE: [view.of(np.asarray(side))]}
     if isinstance(side, str | Path):
         tensors = read_file(Path(side), raw)
         return {name: [view.of(chunk) for chunk in chunks] for name, chunks in tensors.items()}

@@ -47,6 +47,7 @@ PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9, 100.0)
 HELD = 1 << 15
 ROWS = 1 << 10
 NEIGHBOURS = 3
+WORST = 5  # errors that a report shows of each tensor
 
 
 class Statistics:

@@ -58,8 +58,8 @@ class Tally:
         histogram = None if hold else np.zeros(BINS, np.int64)
         return cls(np.full(worst, -1, np.int64), np.zeros(worst, np.int64), histogram=histogram)
 
-    def add(self, other: Tally) -> None:
-        """Take in another pass, all but its worst elements, whose positions mean something else."""
+    def add_part(self, other: Tally) -> None:
+        """Take in what another thread saw of the same region."""
         varied = self.counts[VARIED_REFERENCE:] | other.counts[VARIED_REFERENCE:]
         ulp = max(self.counts[ULP], other.counts[ULP])
         for place, first in enumerate((FIRST_REFERENCE, FIRST_CANDIDATE)):
@@ -77,10 +77,6 @@ class Tally:
             filled = np.flatnonzero(other.histogram > 0)  # the rest of it takes no memory as long as it is not touched
             self.histogram[filled] += other.histogram[filled]
         self.decades += other.decades
-
-    def add_part(self, other: Tally) -> None:
-        """Take in what another thread saw of the same region."""
-        self.add(other)
         patterns = np.concatenate([self.worst_pattern, other.worst_pattern])
         positions = np.concatenate([self.worst_position, other.worst_position])
         kept = np.lexsort((positions, -patterns))[: self.worst_pattern.size]

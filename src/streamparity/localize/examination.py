@@ -74,15 +74,8 @@ def examine(seen: Seen, backend_name: str, model: Path, settings: Mapping[str, s
         model: the model under test.
         settings: the backend's options.
     """
-    runner = backend(backend_name).open(
-        model,
-        RunnerOptions(
-            taps=[spec.label for spec in seen.specs if spec.kind == "tap"],
-            decoder_taps=[spec.label for spec in seen.specs if spec.kind == "decoder"],
-            streaming=seen.reference.manifest.streaming,
-            settings=settings,
-        ),
-    )
+    options = RunnerOptions.of(seen.specs, seen.reference.manifest.streaming, settings)
+    runner = backend(backend_name).open(model, options)
     case = seen.case(runner)
     try:
         found, remarks = diagnose(case)

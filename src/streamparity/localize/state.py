@@ -9,12 +9,10 @@ from typing import Any
 import numpy as np
 
 from ..loop import CandidateChunk
-from ..tensors import CACHE_FEEDBACK, Array
+from ..tensors import RETURNED, Array
 from .cache_changes import CHANNEL, SLOTS, TIME
 from .case import Case
 from .growth import growth
-
-RETURNED = {taken: given for given, taken in CACHE_FEEDBACK.items()}
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from ..errors import StreamparityError
 from ..schedule import StreamingConfig
-from ..tensors import Array
+from ..tensors import Array, TensorSpec
 from .transducer import Transducer
 from .weight import Weight
 
@@ -30,6 +30,12 @@ class RunnerOptions:
     decoder_taps: Sequence[str] = ()
     streaming: StreamingConfig | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, specs: Sequence[TensorSpec], streaming: StreamingConfig, settings: Mapping[str, str]) -> RunnerOptions:
+        """To return the taps among ``specs``."""
+        taps, decoder_taps = ([spec.label for spec in specs if spec.kind == kind] for kind in ("tap", "decoder"))
+        return cls(taps, decoder_taps, streaming, settings)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from ...tensors import CACHE_FEEDBACK
+from ...tensors import RETURNED
 from ..cache_changes import CHANNEL, LENGTH, SLOTS, TIME, Change, changes
 from ..case import ENTRANCE, Case
 from ..finding import Finding
@@ -130,11 +130,8 @@ def unused_caches(case: Case) -> Iterator[Finding]:
 
 def _enters_state(case: Case) -> bool:
     return any(ENTRANCE.match(label) for label in case.together) or bool(
-        {CACHE_FEEDBACK_INVERSE[CHANNEL], CACHE_FEEDBACK_INVERSE[TIME]} & set(case.failing)
+        {RETURNED[CHANNEL], RETURNED[TIME]} & set(case.failing)
     )
-
-
-CACHE_FEEDBACK_INVERSE = {taken: given for given, taken in CACHE_FEEDBACK.items()}
 
 
 def _fits(case: Case, port: str) -> bool:
