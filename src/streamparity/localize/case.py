@@ -35,14 +35,6 @@ LAYER = re.compile(r"encoder\.layers\.(\d+)\b")
 ENTRANCE = re.compile(r"encoder\.layers\.\d+\.(self_attn|conv)\b")
 QUANTISING = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
 QUANTISING |= {"MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv"}
-    "QuantizeLinear",
-    "DequantizeLinear",
-    "DynamicQuantizeLinear",
-    "MatMulInteger",
-    "ConvInteger",
-    "QLinearMatMul",
-    "QLinearConv",
-}
 # Where more of the pieces than this fail by themselves, it is not one of them that is at fault.
 SYSTEMIC = 0.5
 
