@@ -121,6 +121,7 @@ class OnnxGraph:
         outputs, types = {port.name for port in self.outputs}, self.types()
         producers = {name: node for node in nodes for name in node.output}
         found, reasons = {}, {}
+        taps = list(taps)
         for tap in taps:
             path = tap.removeprefix(root)
             inside = [node for node, scope in zip(nodes, scopes, strict=True) if _within(scope, path)]
@@ -135,7 +136,10 @@ class OnnxGraph:
             leaving = used or [(name, node) for name, node in computed if name in outputs]
             if tap in SECOND_OUTPUT:
                 leaving = [each for each in leaving if not _fed(each[1], inside, producers, types)] or leaving
-            if not inside:
+            unnamed = _last_part_without_a_name(path, [t.removeprefix(root) for t in taps], scopes)
+            if inside and unnamed is not None:
+                reasons[tap] = f"no node of the graph is named after {unnamed}, the last part of {path}"
+            elif not inside:
                 reasons[tap] = f"no node of the graph is named after {path} (renamed or fused by an optimiser?)"
             elif not leaving:
                 reasons[tap] = f"no floating-point tensor leaves {path} in the graph (fused into its neighbours?)"
@@ -161,6 +165,13 @@ class OnnxGraph:
         """The graph, serialised, cut at inner tensors (:func:`streamparity.runners.onnx_cut.cut`)."""
         data: bytes = cut(self.proto, names, outputs, self.types()).SerializeToString()
         return data
+
+
+def _last_part_without_a_name(path: str, taps: Sequence[str], scopes: Sequence[str]) -> str | None:
+    """The last part of a module, where no node is named after it: then where the module ends cannot be told."""
+    parts = [tap for tap in taps if tap.startswith(f"{path}.")]
+    last = parts[-1] if parts else None
+    return last if last is not None and not any(_within(scope, last) for scope in scopes) else None
 
 
 def with_outputs(proto: Any, names: Sequence[str]) -> bytes:
