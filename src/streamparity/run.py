@@ -14,7 +14,9 @@ import numpy as np
 
 from .candidate import CandidateDump
 from .comparison import Comparator, TolerancePolicy, compare_tokens, incomplete, loops_for, select
+from .comparison.against import Against
 from .comparison.facts import CandidateFacts
+from .comparison.noise import noise
 from .comparison.result import build
 from .comparison.statistics import WORST
 from .decode import CandidateDecoder
@@ -22,7 +24,6 @@ from .dump import DumpReader
 from .errors import Stateless, StepFailed, StreamparityError
 from .identity import check_identity
 from .localize import Seen, at_a_glance, examine, of_a_stateless_model
-from .localize.noise import noise
 from .localize.observation import Observation
 from .localize.repro import check_folder, write_repro
 from .localize.state import StateWatch
@@ -130,6 +131,7 @@ def _run_saved(
     unmatched = {label: reason for label, reason in runner.unmatched.items() if label in wanted}
     policy = replace(options.policy, arithmetic=runner.arithmetic, floor=reference.noise_floor())
     policy.check_names(wanted)
+    against = Against(reference, policy.arithmetic)
     comparator = Comparator(
         specs, total, policy, options.allow_unmatched, worst=WORST, loops=loops_for(2 * reference.nbytes)
     )
@@ -153,7 +155,7 @@ def _run_saved(
             failure = done
             comparator.fail_step(done.index, done.message, done.module)
             break
-        observation.add(done, comparator.add(done.index, done.reference, done.tensors))
+        observation.add(done, comparator.add(done.index, against.chunk(done.index, done.reference), done.tensors))
         if options.localize:
             watch.add(done)
         step_ms.append(done.step_ms)
@@ -162,11 +164,11 @@ def _run_saved(
         progress(done.index + 1, total)
     labels = None if decoder is None else decoder.labels
     saved.finish(labels, failure)
-    comparison = comparator.finish(lambda: _pairs(reference, DumpReader(folder)))
+    comparison = comparator.finish(lambda: _pairs(against, DumpReader(folder)))
     tokens = compare_tokens(reference, labels, comparator.compared_chunks)
     seen = Seen(reference, specs, policy, comparison, tokens, observation, watch, runner)
     found = examine(seen, options.backend, options.model, options.settings) if options.localize else at_a_glance(seen)
-    remarks = [*notes, *found.remarks]
+    remarks = [*notes, *against.notes, *found.remarks]
     if options.repro is not None:
         nothing = write_repro(found.case, options.repro)
         remarks.append(f"{options.repro}: a reproduction" if nothing is None else f"no reproduction: {nothing}")
@@ -186,7 +188,7 @@ def _run_saved(
         diagnosis=tuple(found.diagnosis),
         localization=found.localization,
         state=found.state,
-        noise=noise(comparison, policy.floor, policy.arithmetic),
+        noise=noise(comparison, policy.floor, policy.arithmetic, against.name),
     )
 
 
@@ -210,11 +212,9 @@ def _stateless(
     )
 
 
-def _pairs(
-    reference: DumpReader, candidate: DumpReader
-) -> Iterator[tuple[int, Mapping[str, Array], Mapping[str, Array]]]:
+def _pairs(against: Against, candidate: DumpReader) -> Iterator[tuple[int, Mapping[str, Array], Mapping[str, Array]]]:
     for index in range(candidate.chunk_count):
-        yield index, reference.chunk(index), candidate.chunk(index)
+        yield index, against.chunk(index), candidate.chunk(index)
 
 
 def _scope(specs: Sequence[TensorSpec], runner: Runner, reference: DumpReader) -> tuple[list[TensorSpec], list[str]]:

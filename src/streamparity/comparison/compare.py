@@ -18,9 +18,11 @@ from ..dump.stored import Tensor
 from ..errors import StreamparityError
 from ..tensors import TensorSpec
 from . import result
+from .against import Against
 from .comparator import Comparator
 from .engine import COMPILED_FROM, loops_for
 from .facts import CandidateFacts
+from .noise import noise
 from .shapes import matching_permutation
 from .sources import View, paired, tensors_of, total_bytes
 from .statistics import PERCENTILES
@@ -265,12 +267,13 @@ def _compare_dumps(
         policy=replace(policy, arithmetic=judged.policy.arithmetic, floor=reference.noise_floor()),
         allow_unmatched=(*judged.allow_unmatched, *settings.allow_unmatched),
     )
+    against = Against(reference, settings.policy.arithmetic)
     comparator = settings.comparator(specs, total, reference.nbytes + candidate.nbytes)
     comparator.mark_unmatched(_reasons(specs, ours, theirs, judged.unmatched))
 
     def replay() -> Iterator[tuple[int, Mapping[str, Tensor], Mapping[str, Tensor]]]:
         for chunk in range(both):
-            yield chunk, reference.chunk(chunk), candidate.chunk(chunk)
+            yield chunk, against.chunk(chunk), candidate.chunk(chunk)
 
     for each in replay():
         comparator.add(*each)
@@ -284,7 +287,7 @@ def _compare_dumps(
         )
         if sides[0].get("sha256") != sides[1].get("sha256")
     ]
-    notes += incomplete(reference)
+    notes += [*incomplete(reference), *against.notes]
     comparison = comparator.finish(replay)
     return result.build(
         comparison,
@@ -294,6 +297,7 @@ def _compare_dumps(
         reference_sha256=reference.sha256,
         started=settings.started,
         tokens=compare_tokens(reference, candidate.manifest.tokens, candidate.chunk_count),
+        noise=noise(comparison, settings.policy.floor, settings.policy.arithmetic, against.name),
         notes=(*notes, *_left_out(comparator.overlapping)),
     )
 

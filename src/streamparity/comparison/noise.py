@@ -1,6 +1,9 @@
-"""The tolerance that a noise floor gives a tensor."""
+"""The tolerance that a noise floor gives a tensor, and a candidate's errors beside it."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 from ..dump.noise_floor import NoiseFloor
 
@@ -19,6 +22,13 @@ UNIT_ROUNDOFF: dict[str, float] = {
 # A floor is one sample of rounding errors, and both sides have such errors. Other kernels add in another order and
 # compute exp with other polynomials: eight leaves room for that and is far below what any planted fault does.
 MARGIN = 8.0
+# Products in these round their operands; what they return is float32.
+RETURNS_FLOAT32 = ("tf32", "int8")
+
+
+def is_coarse(arithmetic: str | None) -> bool:
+    """Whether an arithmetic is known and coarser than float32."""
+    return arithmetic is not None and UNIT_ROUNDOFF.get(arithmetic, 0.0) > UNIT_ROUNDOFF["float32"]
 
 
 def noise_of(floor: NoiseFloor, name: str, arithmetic: str) -> float | None:
@@ -30,7 +40,39 @@ def noise_of(floor: NoiseFloor, name: str, arithmetic: str) -> float | None:
     measured = floor.errors.get("float32", {}).get(name)
     if measured is None:
         return None
-    roundoff = max(UNIT_ROUNDOFF[arithmetic], UNIT_ROUNDOFF["float32"])
     own = floor.errors.get(arithmetic, {}).get(name)
+    roundoff = max(UNIT_ROUNDOFF[arithmetic], UNIT_ROUNDOFF["float32"])
     scaled = measured.max_abs * roundoff / UNIT_ROUNDOFF["float32"] if own is None else own.max_abs
-    return max(measured.max_abs, scaled, roundoff * floor.largest.get(name, 0.0))
+    stored = UNIT_ROUNDOFF["float32"] if own is not None and arithmetic in RETURNS_FLOAT32 else roundoff
+    return max(measured.max_abs, scaled, stored * floor.largest.get(name, 0.0))
+
+
+def noise(
+    comparison: Mapping[str, Any], floor: NoiseFloor | None, arithmetic: str | None, against: str
+) -> dict[str, Any] | None:
+    """The result's ``noise``: per tensor the candidate's error, that of PyTorch in the same arithmetic, and the ratio.
+
+    Args:
+        comparison: the comparison's part of the result.
+        floor: the dump's.
+        arithmetic: what the candidate says it computes in; ``None`` counts as float32.
+        against: what the candidate was compared with.
+    """
+    if floor is None:
+        return None
+    kind = arithmetic if arithmetic is not None and arithmetic in UNIT_ROUNDOFF else "float32"
+    tensors: dict[str, Any] = {}
+    for tensor in comparison["tensors"]:
+        allowed = noise_of(floor, tensor["name"], kind)
+        if allowed is None or tensor["max_abs"] is None:
+            continue
+        measured = floor.errors.get(kind, {}).get(tensor["name"])
+        tensors[tensor["name"]] = {
+            "candidate": tensor["max_abs"],
+            "pytorch": None if measured is None else measured.max_abs,
+            "float32": floor.errors["float32"][tensor["name"]].max_abs,
+            "floor": allowed,
+            "measured": measured is not None,
+            "ratio": tensor["max_abs"] / allowed if allowed else None,
+        }
+    return {"arithmetic": kind, "against": against, "margin": MARGIN, "tensors": tensors}
