@@ -1,4 +1,4 @@
-"""What a candidate is held against: the dump, or the same loop in float64 where its arithmetic is coarser than float32."""
+"""What a candidate is held against: the dump, or float64 values of the same loop for coarser than float32."""
 
 from __future__ import annotations
 

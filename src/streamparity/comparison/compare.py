@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from ..dtypes import name_of
+from ..dtypes import name_of, only_float
 from ..dump import DumpReader, is_dump
 from ..dump.files import RawLayout, Tensors, is_self_describing
 from ..dump.stored import Tensor
@@ -263,8 +263,10 @@ def _compare_dumps(
     both = min(reference.chunk_count, candidate.chunk_count)
     total = both if settings.overlap else max(judged.requested_chunks or reference.chunk_count, candidate.chunk_count)
     policy = settings.policy if settings.policy.given else judged.policy
+    returned = (spec.dtype for spec in theirs.values() if spec.kind != "input")
+    arithmetic = judged.policy.arithmetic or only_float(returned)
     settings = settings._replace(
-        policy=replace(policy, arithmetic=judged.policy.arithmetic, floor=reference.noise_floor()),
+        policy=replace(policy, arithmetic=arithmetic, floor=reference.noise_floor()),
         allow_unmatched=(*judged.allow_unmatched, *settings.allow_unmatched),
     )
     against = Against(reference, settings.policy.arithmetic)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..dump.noise_floor import NoiseFloor
+from ..tensors import CACHE_FEEDBACK
 
 # Half the distance from 1 to the next number (IEEE 754; TF32 keeps 10 bits of mantissa; int8 steps by 1/127 of the
 # largest value).
@@ -22,6 +23,8 @@ UNIT_ROUNDOFF: dict[str, float] = {
 # A floor is one sample of rounding errors, and both sides have such errors. Other kernels add in another order and
 # compute exp with other polynomials: eight leaves room for that and is far below what any planted fault does.
 MARGIN = 8.0
+# What a step is fed of the last one's caches is off by what those were off by.
+RETURNED = {f"in/{taken}": given for given, taken in CACHE_FEEDBACK.items()}
 # Products in these round their operands; what they return is float32.
 RETURNS_FLOAT32 = ("tf32", "int8")
 
@@ -37,6 +40,7 @@ def noise_of(floor: NoiseFloor, name: str, arithmetic: str) -> float | None:
     A run of the reference in that very arithmetic says it best. Else it is float32's, scaled by unit roundoff. Never
     less than what rounding the tensor's own largest value costs, and never less than float32's: the reference is that.
     """
+    name = RETURNED.get(name, name)
     measured = floor.errors.get("float32", {}).get(name)
     if measured is None:
         return None
@@ -64,7 +68,7 @@ def noise(
     tensors: dict[str, Any] = {}
     for tensor in comparison["tensors"]:
         allowed = noise_of(floor, tensor["name"], kind)
-        if allowed is None or tensor["max_abs"] is None:
+        if allowed is None or tensor["max_abs"] is None or tensor["kind"] == "input":
             continue
         measured = floor.errors.get(kind, {}).get(tensor["name"])
         tensors[tensor["name"]] = {

@@ -77,7 +77,7 @@ def rounded_products(rounding: Rounding) -> Iterator[None]:
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    class Rounded(TorchDispatchMode):
+    class Rounded(TorchDispatchMode):  # type: ignore[misc]  # mypy does not read torch
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             kwargs = kwargs or {}
             places = PRODUCTS.get(func._schema.name)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ..dtypes import ARITHMETICS, only_float
 from ..dump.decoder import PREDICTION
 from ..errors import BackendMissing, Stateless, StepFailed, StreamparityError, first_line
 from ..tensors import (
@@ -77,6 +78,14 @@ def thread_count(settings: Mapping[str, str]) -> int:
     return int(value)
 
 
+def _arithmetic(settings: Mapping[str, str]) -> str | None:
+    """The ``arithmetic`` setting: an int8 or TF32 model, or one of half precision inside, has float32 ports."""
+    value = settings.get("arithmetic")
+    if value is not None and value not in ARITHMETICS:
+        raise StreamparityError(f"arithmetic={value} is unknown", f"use one of {', '.join(ARITHMETICS)}")
+    return value
+
+
 class OrtRunner(Runner):
     """Drives an exported encoder with IOBinding: a step's caches are the next step's inputs without being copied."""
 
@@ -85,6 +94,7 @@ class OrtRunner(Runner):
         "threads": "threads per operator, 0 for all cores; default 1",
         "provider": "execution provider; default CPUExecutionProvider",
         "optimization": "graph optimization: disable, basic or all; default all",
+        "arithmetic": f"what to judge it as: {', '.join(ARITHMETICS)}; default by the type of its ports",
     }
 
     @classmethod
@@ -109,6 +119,7 @@ class OrtRunner(Runner):
             raise Stateless(
                 f"{path} cannot stream: it has no {', '.join(missing)} (exported without cache support)", STATELESS_HINT
             )
+        self.arithmetic = _arithmetic(options.settings) or only_float(port.dtype for port in graph.outputs)
         self._dtypes = {port.name: np.dtype(port.dtype) for port in graph.inputs if port.dtype != "bfloat16"}
         self._taps, self.unmatched = graph.tap_tensors(options.taps, "encoder.")
         self._session = create_session(graph, graph.with_outputs(list(self._taps.values())), options.settings)
