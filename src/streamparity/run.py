@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -164,8 +165,9 @@ def _run_saved(
         progress(done.index + 1, total)
     labels = None if decoder is None else decoder.labels
     saved.finish(labels, failure)
-    comparison = comparator.finish(lambda: _pairs(against, DumpReader(folder)))
-    tokens = compare_tokens(reference, labels, comparator.compared_chunks)
+    replay = partial(_pairs, against, folder)
+    comparison = comparator.finish(replay)
+    tokens = compare_tokens(reference, labels, comparator.compared_chunks, comparison, replay, policy)
     seen = Seen(reference, specs, policy, comparison, tokens, observation, watch, runner)
     found = examine(seen, options.backend, options.model, options.settings) if options.localize else at_a_glance(seen)
     remarks = [*notes, *against.notes, *found.remarks]
@@ -212,7 +214,8 @@ def _stateless(
     )
 
 
-def _pairs(against: Against, candidate: DumpReader) -> Iterator[tuple[int, Mapping[str, Array], Mapping[str, Array]]]:
+def _pairs(against: Against, folder: Path) -> Iterator[tuple[int, Mapping[str, Array], Mapping[str, Array]]]:
+    candidate = DumpReader(folder)
     for index in range(candidate.chunk_count):
         yield index, against.chunk(index), candidate.chunk(index)
 

@@ -44,11 +44,11 @@ def bfloat16(demo, tmp_path_factory):
 def held_against(reference, saved, label):
     """The largest error of a saved run against the float64 values, without any of the comparison's code."""
     spec = next(spec for spec in reference.manifest.tensors if spec.label == label)
-    candidate = DumpReader(saved)
-    return max(
-        float(np.abs(candidate.chunk(i)[spec.name].astype(np.float64) - reference.float64_chunk(i)[spec.name]).max(initial=0))
-        for i in range(reference.chunk_count)
-    )
+    largest = 0.0
+    for index in range(reference.chunk_count):
+        candidate = DumpReader(saved).chunk(index)[spec.name].astype(np.float64)
+        largest = max(largest, np.abs(candidate - reference.float64_chunk(index)[spec.name]).max(initial=0))
+    return largest
 
 
 def test_a_bfloat16_candidate_is_held_against_float64(demo, bfloat16):

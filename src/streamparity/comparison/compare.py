@@ -298,7 +298,9 @@ def _compare_dumps(
         model_sha256=reference.manifest.model.get("sha256"),
         reference_sha256=reference.sha256,
         started=settings.started,
-        tokens=compare_tokens(reference, candidate.manifest.tokens, candidate.chunk_count),
+        tokens=compare_tokens(
+            reference, candidate.manifest.tokens, candidate.chunk_count, comparison, replay, settings.policy
+        ),
         noise=noise(comparison, settings.policy.floor, settings.policy.arithmetic, against.name),
         notes=(*notes, *_left_out(comparator.overlapping)),
     )
