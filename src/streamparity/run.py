@@ -26,7 +26,7 @@ from .errors import Stateless, StepFailed, StreamparityError
 from .identity import check_identity
 from .localize import Seen, at_a_glance, examine, of_a_stateless_model
 from .localize.observation import Observation
-from .localize.repro import check_folder, write_repro
+from .localize.repro import check_folder
 from .localize.state import StateWatch
 from .loop import CandidateChunk, ChunkFailure, Mode, drive, total_chunks
 from .progress import Note, Progress, no_note, no_progress
@@ -169,11 +169,9 @@ def _run_saved(
     comparison = comparator.finish(replay)
     tokens = compare_tokens(reference, labels, comparator.compared_chunks, comparison, replay, policy)
     seen = Seen(reference, specs, policy, comparison, tokens, observation, watch, runner)
-    found = examine(seen, options.backend, options.model, options.settings) if options.localize else at_a_glance(seen)
+    looked = (options.backend, options.model, options.settings, options.repro)
+    found = examine(seen, *looked) if options.localize or options.repro is not None else at_a_glance(seen)
     remarks = [*notes, *against.notes, *found.remarks]
-    if options.repro is not None:
-        nothing = write_repro(found.case, options.repro)
-        remarks.append(f"{options.repro}: a reproduction" if nothing is None else f"no reproduction: {nothing}")
     return build(
         {**comparison, "objections": [*comparison["objections"], *found.objections]},
         mode=options.mode,

@@ -155,6 +155,12 @@ class OnnxGraph:
         values = [*inferred.graph.value_info, *inferred.graph.output]
         return {value.name: value.type.tensor_type.elem_type for value in values}
 
+    def whole(self) -> Any:
+        """A copy of the graph with its external weights, to be edited."""
+        import onnx
+
+        return onnx.load(str(self.path))
+
     def with_outputs(self, names: Sequence[str]) -> bytes:
         """The graph, serialised, with inner tensors marked as outputs."""
         import onnx
