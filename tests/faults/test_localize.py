@@ -191,12 +191,11 @@ def test_a_dump_without_anatomy_still_tells_where(demo, tmp_path):
         run(DumpReader(bare), RunOptions("ort", fault.plant(demo, 1.0).model, localize=True))
 
 
-def test_a_fault_of_the_decoder_is_found_in_it(demo, tmp_path):
+def test_a_fault_of_the_decoder_is_found_in_it(demo):
     fault = next(fault for fault in GRAPH_FAULTS if fault.name == "blank-biased")
     model = fault.plant(demo, 1.0).model
-    result = run(demo.reference(), RunOptions("ort", model, localize=True, repro=tmp_path / "repro"))
+    result = run(demo.reference(), RunOptions("ort", model, localize=True))
     assert result["localization"]["module"] == "joint.joint_net.1"
-    assert any("decoder_joint" in note for note in result["notes"])
 
 
 def broken(path, change):

@@ -93,3 +93,12 @@ def test_a_damaged_floor_is_refused(demo, tmp_path, content):
     (copy / NOISE_FLOOR).write_text(content)
     with pytest.raises(StreamparityError, match="is no noise floor"):
         run(DumpReader(copy), RunOptions("ort", demo.export, limit=1))
+
+
+@pytest.mark.parametrize("level", ["disable", "basic", "all"])
+def test_harmless_errors_are_of_the_size_of_the_floor_and_far_from_the_margin(demo, level):
+    result = run(demo.reference(), RunOptions("ort", demo.export, settings={"optimization": level}))
+    ratios = [figures["ratio"] for figures in result["noise"]["tensors"].values() if figures["ratio"]]
+    assert len(ratios) > 20
+    assert 0.1 < np.median(ratios)
+    assert max(ratios) < result["noise"]["margin"] / 2
