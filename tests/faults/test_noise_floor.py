@@ -100,5 +100,5 @@ def test_harmless_errors_are_of_the_size_of_the_floor_and_far_from_the_margin(de
     result = run(demo.reference(), RunOptions("ort", demo.export, settings={"optimization": level}))
     ratios = [figures["ratio"] for figures in result["noise"]["tensors"].values() if figures["ratio"]]
     assert len(ratios) > 20
-    assert 0.1 < np.median(ratios)
+    assert np.median(ratios) > 0.1
     assert max(ratios) < result["noise"]["margin"] / 2
