@@ -91,9 +91,7 @@ def changed(bench, path, parameter, change):
 @pytest.mark.parametrize(
     ("parameter", "tensor"),
     [
-        ("encoder.pre_encode.out.bias", "encoder.pre_encode"),
         ("encoder.layers.1.self_attn.linear_v.weight", "encoder.layers.1.self_attn"),
-        ("encoder.layers.0.conv.depthwise_conv.weight", "encoder.layers.0.conv"),
         ("decoder.prediction.dec_rnn.lstm.weight_hh_l0", "decoder.prediction"),
         ("joint.enc.weight", "joint"),
     ],
