@@ -31,8 +31,8 @@ from .common import note, progress_bar, streaming_options, with_options
 @click.option(
     "--noise-floor",
     is_flag=True,
-    help="Also measure what arithmetic alone costs every tensor, and keep the float64 values that low precision is held "
-    "against. The dump takes more than twice the room, and five more runs.",
+    help="Also measure what arithmetic alone costs every tensor, and keep the float64 values that low precision is "
+    "held against. The dump takes more than twice the room, and five more runs.",
 )
 def command(
     model: str,
