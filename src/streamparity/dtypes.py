@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from typing import Any, Literal
 
@@ -32,6 +33,8 @@ DTYPES: dict[str, DType] = {
     "bool": np.dtype(np.bool_),
 }
 LONG_NAMES = {dtype.name: dtype for dtype in DTYPES.values()}
+# What models compute in: types, and two ways of rounding the operands of products.
+ARITHMETICS = ("float64", "float32", "tf32", "float16", "bfloat16", "int8")
 EXTENSION_FLOATS = frozenset(name for name in LONG_NAMES if name.startswith(("bfloat", "float8")))
 
 
@@ -73,3 +76,9 @@ def family(dtype: DType) -> Family | None:
         return None
     families: dict[str, Family] = {"f": "float", "i": "integer", "u": "integer", "b": "bool"}
     return families.get(dtype.kind)
+
+
+def only_float(names: Iterable[str]) -> str | None:
+    """The one floating type among names of types; ``None`` where there are several, or none."""
+    floats = {name for name in names if name in LONG_NAMES and family(LONG_NAMES[name]) == "float"}
+    return floats.pop() if len(floats) == 1 else None

@@ -25,6 +25,8 @@ STRANGERS = 4
 # Operators that hand numbers on as they are.
 MOVES = {"Cast", "Concat", "Expand", "Flatten", "Gather", "Identity", "Pad", "Reshape", "Slice", "Split", "Squeeze"}
 MOVES |= {"Tile", "Transpose", "Unsqueeze"}
+# Put between modules by those who quantise a graph, under names of one of them.
+QUANTISERS = {"QuantizeLinear", "DynamicQuantizeLinear", "DequantizeLinear"}
 FLOATS = {1: "float32", 10: "float16", 11: "float64", 16: "bfloat16"}
 ELEMENT_TYPES = {**FLOATS, 2: "uint8", 3: "int8", 5: "int16", 6: "int32", 7: "int64", 9: "bool"}
 
@@ -113,7 +115,7 @@ class OnnxGraph:
             ``{tap: tensor name}``, and ``{tap: reason}`` for those without counterpart.
         """
         nodes = list(self.proto.graph.node)
-        scopes = [module_path(node.name) for node in nodes]
+        scopes = ["" if node.op_type in QUANTISERS else module_path(node.name) for node in nodes]
         users: dict[str, list[str]] = {}
         for node, scope in zip(nodes, scopes, strict=True):
             for name in node.input:
@@ -156,6 +158,13 @@ class OnnxGraph:
         inferred = shape_inference.infer_shapes(self.proto)
         values = [*inferred.graph.value_info, *inferred.graph.output]
         return {value.name: value.type.tensor_type.elem_type for value in values}
+
+    def filled(self, part: Any) -> Any:
+        """A part of the graph with its external weights, those of the rest being left where they are."""
+        from onnx.external_data_helper import load_external_data_for_model
+
+        load_external_data_for_model(part, str(self.path.parent))
+        return part
 
     def with_outputs(self, names: Sequence[str]) -> bytes:
         """The graph, serialised, with inner tensors marked as outputs."""
