@@ -5,24 +5,24 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .contract import CONTRACT, Contract, ContractPort
-from .dump.store import encode
+from .contract.from_nemo import contract_of
+from .contract.model import Graph
 from .errors import StepFailed, StreamparityError, first_line
 from .progress import Note, no_note
-from .provenance import file_sha256, versions
+from .provenance import file_sha256
 from .reference.encoder import initial_caches
-from .reference.nemo import LoadedModel, StreamingOptions, configure_streaming, decoder_of, quiet
+from .reference.nemo import LoadedModel, StreamingOptions, configure_streaming, quiet
 from .runners import RunnerOptions, StepInput
-from .runners.onnx_graph import GraphPort, OnnxGraph
+from .runners.onnx_graph import OnnxGraph
 from .runners.ort import OrtRunner
 from .schedule import StreamingConfig
-from .tensors import DECODER_AXES, ENCODER_INPUTS, ENCODER_OUTPUTS
+from .tensors import DECODER_AXES, ENCODER_INPUTS, ENCODER_OUTPUTS, Port
 
 ENCODER = "encoder.onnx"
 DECODER_JOINT = "decoder_joint.onnx"
@@ -74,8 +74,8 @@ def export(
         if not has_decoder:
             note("the model has no joint: the encoder alone was exported")
         _check_streams(model.module, staging / ENCODER, config)
-        contract = _contract(model, config, staging)
-        (staging / CONTRACT).write_bytes(encode(contract.to_json()))
+        contract = contract_of(model, config, "streamparity export", _graphs(staging), OPSET)
+        (staging / CONTRACT).write_bytes(contract.to_bytes())
         if not out.exists():
             os.replace(staging, out)
         else:
@@ -167,34 +167,18 @@ def _broken(why: str) -> StreamparityError:
     )
 
 
-def _contract(model: LoadedModel, config: StreamingConfig, staging: Path) -> Contract:
-    from omegaconf import OmegaConf
-
-    module = model.module
-    encoder_axes = {name: port.axes for name, port in {**ENCODER_INPUTS, **ENCODER_OUTPUTS}.items()}
+def _graphs(staging: Path) -> dict[str, Graph]:
+    """The files exported, with what they say of themselves."""
     graphs = {}
-    for name, axes in ((ENCODER, encoder_axes), (DECODER_JOINT, DECODER_AXES)):
+    decoder_ports = {name: Port(axes, "decoder") for name, axes in DECODER_AXES.items()}
+    for name, ports in ((ENCODER, {**ENCODER_INPUTS, **ENCODER_OUTPUTS}), (DECODER_JOINT, decoder_ports)):
         path = staging / name
         if path.exists():
             graph, weights = OnnxGraph(path), path.with_name(f"{name}.data")
-            graphs[name] = {
-                "sha256": file_sha256(path),
-                "weights_sha256": file_sha256(weights) if weights.exists() else None,
-                "inputs": [_contract_port(port, axes) for port in graph.inputs],
-                "outputs": [_contract_port(port, axes) for port in graph.outputs],
-            }
-    decoder = decoder_of(module)
-    preprocessor: Any = OmegaConf.to_container(module.cfg.preprocessor, resolve=True)
-    return Contract(
-        model={"id": model.id, "sha256": model.sha256, "class": type(module).__name__},
-        streaming=config,
-        graphs=graphs,
-        decoding=None if decoder is None else asdict(decoder),
-        features={key: value for key, value in preprocessor.items() if key != "_target_"},
-        producer={"program": "streamparity export", "opset": OPSET, "versions": versions()},
-    )
-
-
-def _contract_port(port: GraphPort, axes: dict[str, tuple[str, ...]]) -> ContractPort:
-    shape = tuple(extent if isinstance(extent, int) else None for extent in port.shape)
-    return ContractPort(port.name, port.dtype, shape, axes.get(port.name, ()))
+            inputs, outputs = (
+                tuple(ContractPort.of(port.name, port.dtype, port.extents, ports.get(port.name)) for port in group)
+                for group in (graph.inputs, graph.outputs)
+            )
+            weights_sha256 = file_sha256(weights) if weights.exists() else None
+            graphs[name] = Graph(file_sha256(path), weights_sha256, inputs, outputs)
+    return graphs

@@ -1,5 +1,5 @@
-"""The contract of an exported model: ports, shapes, streaming configuration, hashes."""
+"""The contract of a model or of its export: what goes in, what comes out, how it streams, what it was made from."""
 
-from .model import CONTRACT, Contract, ContractPort, check_against
+from .model import CONTRACT, Contract, ContractPort
 
-__all__ = ["CONTRACT", "Contract", "ContractPort", "check_against"]
+__all__ = ["CONTRACT", "Contract", "ContractPort"]

@@ -1,0 +1,144 @@
+"""The schedule explained: the chunk table of a contract, for a recording of some length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..errors import StreamparityError
+from ..schedule import FrameGrid, Schedule, Step, StreamingConfig, steps
+from . import derive
+from .model import Contract, Encoder
+
+HEADINGS = (
+    "chunk",
+    "frames",
+    "history",
+    "zeros",
+    "fed",
+    "samples",
+    "count",
+    "overlap",
+    "ms",
+    "ready at ms",
+    "computed",
+    "dropped",
+    "discarded",
+    "out",
+    "cache length",
+)
+LEGEND = (
+    "frames: new feature frames; fed: zeros, then history, then new frames; samples: what the new frames need, of which",
+    "overlap were needed before; ms: as long as these are; ready at: when the last of them has been spoken; computed:",
+    "encoder frames made of what is fed; dropped: those of the history; discarded: look-ahead; cache length: after it",
+)
+UNLIMITED_HINT = "write the contract with --chunk-size and --shift-size, in encoder frames"
+
+
+@dataclass(frozen=True)
+class Explained:
+    """A contract's schedule for a recording.
+
+    Attributes:
+        schedule: which of the two.
+        config: the streaming configuration.
+        grid: where feature frames lie in the audio.
+        samples: length of the recording.
+        steps: the turns of the loop.
+    """
+
+    schedule: Schedule
+    config: StreamingConfig
+    grid: FrameGrid
+    samples: int
+    steps: Sequence[Step]
+
+    @property
+    def left_over(self) -> int:
+        """Feature frames at the end that make no chunk."""
+        frames = self.grid.frames(self.samples)
+        return frames - self.steps[-1].chunk.stop if self.steps else frames
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """One per step, under :data:`HEADINGS`."""
+        return [self._row(step) for step in self.steps]
+
+    def _row(self, step: Step) -> tuple[str, ...]:
+        chunk, audio, ms = step.chunk, step.audio, self.grid.milliseconds
+        cells = (
+            chunk.index,
+            f"{chunk.start}..{chunk.stop - 1}",
+            chunk.start - chunk.history,
+            chunk.zeros,
+            chunk.frames,
+            f"{audio.start}..{audio.stop - 1}",
+            audio.samples,
+            step.overlap,
+            f"{ms(audio.samples):g}",
+            f"{ms(audio.stop):g}",
+            step.computed,
+            step.dropped,
+            step.discarded,
+            step.out,
+            step.cache_length,
+        )
+        return tuple(str(cell) for cell in cells)
+
+    def lines(self) -> list[str]:
+        """What there is to say beside the table."""
+        config, grid = self.config, self.grid
+        context = ",".join(map(str, config.att_context_size))
+        said = [
+            f"schedule {self.schedule}, attention context {context} ({config.att_context_style}), "
+            f"{self.samples} samples, {grid.frames(self.samples)} feature frames, {len(self.steps)} chunks"
+        ]
+        if self.left_over > 0:
+            said.append(
+                f"the last {self.left_over} feature frames are too few for another encoder frame: NeMo does not run them"
+            )
+        if any(step.out < 1 for step in self.steps):
+            said.append("a chunk that returns no frame cannot be run: NeMo fails there")
+        if any(step.cache_length < 0 for step in self.steps):
+            said.append("a negative cache length cannot be fed back: this configuration does not stream")
+        return said
+
+
+def explain(contract: Contract, context: tuple[int, ...] | None, seconds: float, schedule: Schedule) -> Explained:
+    """The chunk table.
+
+    Args:
+        contract: says how the model streams.
+        context: an attention context of the contract, ``None`` for the one under ``streaming``.
+        seconds: length of the recording.
+        schedule: which of the two.
+
+    Raises:
+        StreamparityError: the contract has no such context, does not say enough, or never moves on.
+    """
+    encoder, grid = contract.encoder, derive.frame_grid(contract.features)
+    if encoder is None or grid is None:
+        raise StreamparityError(
+            f"the contract does not say {'how its encoder subsamples' if encoder is None else 'where its frames lie'}",
+            "write it again, from the .nemo: `streamparity contract write`",
+        )
+    config = contract.streaming if context is None else _configuration(contract, encoder, context)
+    if config.shift_size[1] < 1 or config.chunk_size[1] < config.sampling_frames[1]:
+        raise StreamparityError(
+            f"at attention context {list(config.att_context_size)} a chunk is {list(config.chunk_size)} frames and moves "
+            f"on by {list(config.shift_size)}: it cannot stream",
+            UNLIMITED_HINT,
+        )
+    samples = round(seconds * grid.sample_rate)
+    return Explained(schedule, config, grid, samples, list(steps(config, encoder.subsampling, grid, samples, schedule)))
+
+
+def _configuration(contract: Contract, encoder: Encoder, context: tuple[int, ...]) -> StreamingConfig:
+    for each in contract.contexts:
+        if each.att_context_size == context:
+            return each.streaming
+    if contract.streaming.att_context_size == context:
+        return contract.streaming
+    listed = " ".join(",".join(map(str, size)) for size in encoder.att_context_sizes)
+    raise StreamparityError(
+        f"the contract has no attention context {list(context)}", f"use --att-context with one of: {listed}"
+    )
