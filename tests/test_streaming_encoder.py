@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from itertools import islice
 from types import SimpleNamespace
 
 import numpy as np
@@ -73,8 +74,8 @@ def test_frames_out_are_those_of_nemos_subsampling(name):
             assert ours.frames_out(frames) == out.shape[1] == int(lengths[0])
 
 
-def nemo_steps(encoder, frames: int, schedule: str) -> list[tuple[int, int]]:
-    """Frames out and cache length of every step of NeMo's streaming script."""
+def nemo_steps(encoder, frames: int, schedule: str, limit: int) -> list[tuple[int, int]]:
+    """Frames out and cache length of the first steps of NeMo's streaming script."""
     import torch
 
     buffer = nemo_buffer(encoder, schedule)
@@ -82,7 +83,7 @@ def nemo_steps(encoder, frames: int, schedule: str) -> list[tuple[int, int]]:
     buffer.append_processed_signal(torch.randn(1, 8, frames))
     caches = encoder.get_initial_cache_state(batch_size=1)
     seen = []
-    for index, (signal, lengths) in enumerate(buffer):
+    for index, (signal, lengths) in islice(enumerate(buffer), limit):
         out, kept, *caches = encoder.cache_aware_stream_step(
             signal,
             lengths,
@@ -115,10 +116,22 @@ def test_frames_out_and_cache_lengths_are_those_of_nemos_steps(name, context, si
     compared = 0
     with torch.inference_mode():
         for frames in np.random.default_rng(5).integers(config.chunk_size[1], 420, 6).tolist():
-            samples = (frames - 1) * GRID.hop
-            ours = [(step.out, step.cache_length) for step in steps(config, subsampling, GRID, samples, schedule)]
-            # NeMo cannot run a step that has no frame left; it is the last, and ours says so by a 0.
-            if ours[-1][0] > 0:
-                assert ours == nemo_steps(encoder, frames, schedule)
-                compared += len(ours)
+            ours = list(steps(config, subsampling, GRID, (frames - 1) * GRID.hop, schedule))
+            # What NeMo cannot run comes last: no frame left, or fewer than it keeps out of the caches.
+            runs = [step for step in ours if step.out > 0 and step.kept >= 0]
+            assert ours[: len(runs)] == runs
+            told = [(step.out, step.cache_length) for step in runs]
+            assert told == nemo_steps(encoder, frames, schedule, len(runs))
+            compared += len(runs)
     assert compared > 10
+
+
+def test_nemo_fails_where_fewer_frames_are_computed_than_kept_out_of_the_caches():
+    import torch
+
+    encoder = small_encoder("regular")
+    config = configured(encoder)
+    ours = list(steps(config, streaming_encoder(encoder).subsampling, GRID, 300 * GRID.hop, "padded"))
+    assert min(step.kept for step in ours) < 0
+    with torch.inference_mode(), pytest.raises(RuntimeError, match="size of tensor"):
+        nemo_steps(encoder, 301, "padded", len(ours))

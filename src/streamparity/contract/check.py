@@ -44,7 +44,7 @@ BREAKS = {
     "streaming/last_channel_cache_size": "the attention cache has another number of slots: it cannot be fed back",
     "contexts": "a stream at that context is cut otherwise",
     "decoder": "the decoder's weights do not fit, or its states cannot be fed back",
-    "decoder/log_softmax": "scores are logits on one side and log-probabilities on the other; the best label is the same",
+    "decoder/log_softmax": "one side gives logits, the other log-probabilities; the best label is the same",
     "decoder/logits": "the joint tells apart another number of labels: blank and durations are looked for elsewhere",
     "decoding/kind": "frames are decoded by another rule: labels are wrong",
     "decoding/blank_id": "blank is taken for a label, or a label for blank: text of one token for ever, or none",
@@ -52,7 +52,12 @@ BREAKS = {
     "decoding/durations": "time advances by other steps: labels are skipped or repeated",
     "decoding/vocabulary": "labels are spelt with other pieces: the text is wrong though the labels are right",
     "graphs": "the file is not the one that was exported: what was checked then may no longer hold",
-    "step": "the graph does not do what its contract says: the stream goes wrong at this step",
+    "step": "the graph does not do what its contract says: the stream goes wrong there",
+    "step/encoded_lengths": "another attention context, chunk size or drop of history is baked in: text has gaps or "
+    "repeats",
+    "step/cache_last_channel_next_len": "another drop of history or of look-ahead is baked in: attention sees frames "
+    "that are none, or misses some",
+    "step/shape": "another cache size is baked in: what is returned cannot be fed back",
     "tolerances": "the same figures pass on one side and fail on the other",
     "tensorrt": "the engine refuses shapes that the stream has, or is built for ones it never has",
 }
@@ -107,7 +112,7 @@ class Ledger:
 
 def breaks(name: str) -> str:
     """What goes wrong when contract and target differ in ``name``."""
-    parts = name.split("/")
+    parts = [part.partition(" of ")[0] for part in name.split("/")]
     prefixes = ("/".join(parts[:count]) for count in range(len(parts), 0, -1))
     return next((BREAKS[prefix] for prefix in prefixes if prefix in BREAKS), "they do not describe the same thing")
 

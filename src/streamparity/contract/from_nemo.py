@@ -188,12 +188,14 @@ def _decoder(module: Any) -> Decoder | None:
     joint, network = getattr(module, "joint", None), getattr(module, "decoder", None)
     if joint is None:
         return None
+    # What the configuration says: exporting sets the joint's own to no.
+    log_softmax = _section(module, "joint").get("log_softmax")
     described = Decoder(
         prediction_layers=getattr(network, "pred_rnn_layers", None),
         prediction_hidden=getattr(network, "pred_hidden", None),
         joint_hidden=getattr(joint, "joint_hidden", None),
         joint_activation=getattr(joint, "activation", None),
         logits=int(joint.num_classes_with_blank),
-        log_softmax="by-device" if joint.log_softmax is None else "yes" if joint.log_softmax else "no",
+        log_softmax="by-device" if log_softmax is None else "yes" if log_softmax else "no",
     )
     return derive.with_decoder_ports(described, int(module.encoder._feat_out))

@@ -28,9 +28,10 @@ HEADINGS = (
     "cache length",
 )
 LEGEND = (
-    "frames: new feature frames; fed: zeros, then history, then new frames; samples: what the new frames need, of which",
-    "overlap were needed before; ms: as long as these are; ready at: when the last of them has been spoken; computed:",
-    "encoder frames made of what is fed; dropped: those of the history; discarded: look-ahead; cache length: after it",
+    "frames: new feature frames; fed: zeros, then history, then new frames; samples: what the new frames need, with",
+    "their count, the overlap with the chunk before, and their duration in ms; ready at: when the last is spoken;",
+    "computed: encoder frames made of what is fed; dropped: those of the history; discarded: look-ahead that the",
+    "step does not return; cache length: cache_last_channel_len after the step",
 )
 UNLIMITED_HINT = "write the contract with --chunk-size and --shift-size, in encoder frames"
 
@@ -94,12 +95,14 @@ class Explained:
         ]
         if self.left_over > 0:
             said.append(
-                f"the last {self.left_over} feature frames are too few for another encoder frame: NeMo does not run them"
+                f"the last {self.left_over} feature frames are too few for another chunk: NeMo does not run them"
             )
-        if any(step.out < 1 for step in self.steps):
-            said.append("a chunk that returns no frame cannot be run: NeMo fails there")
-        if any(step.cache_length < 0 for step in self.steps):
-            said.append("a negative cache length cannot be fed back: this configuration does not stream")
+        failing = next((step.chunk.index for step in self.steps if step.out < 1 or step.kept < 0), None)
+        if failing is not None:
+            said.append(
+                f"chunk {failing} is too short: NeMo fails there or at the next, with fewer encoder frames left than it "
+                f"drops and keeps out of the caches ({config.cache_drop_size})"
+            )
         return said
 
 
@@ -124,8 +127,8 @@ def explain(contract: Contract, context: tuple[int, ...] | None, seconds: float,
     config = contract.streaming if context is None else _configuration(contract, encoder, context)
     if config.shift_size[1] < 1 or config.chunk_size[1] < config.sampling_frames[1]:
         raise StreamparityError(
-            f"at attention context {list(config.att_context_size)} a chunk is {list(config.chunk_size)} frames and moves "
-            f"on by {list(config.shift_size)}: it cannot stream",
+            f"at attention context {list(config.att_context_size)} a chunk is {list(config.chunk_size)} frames and "
+            f"moves on by {list(config.shift_size)}: it cannot stream",
             UNLIMITED_HINT,
         )
     samples = round(seconds * grid.sample_rate)

@@ -177,14 +177,16 @@ def _check_steps(contract: Contract, encoder: Encoder, target: Path, ledger: Led
     promised = probe.expected(config, encoder.subsampling, caches, inputs)
     for step, (ours, theirs) in enumerate(zip(promised, seen, strict=False)):
         if theirs.failure is not None:
-            ledger.compare(f"step/{step}", f"{ours.frames} frames", f"fails: {theirs.failure}")
+            ledger.compare(
+                f"step/{step}, fed {inputs[step]} frames", f"{ours.frames} frames", f"fails: {theirs.failure}"
+            )
             return
-        label = f"step/{step} of {inputs[step]} frames"
-        ledger.compare(f"{label}/encoded_lengths", ours.frames, theirs.frames)
-        ledger.compare(f"{label}/cache_last_channel_next_len", ours.cache_length, theirs.cache_length)
+        ran = f"of step {step}, fed {inputs[step]} frames"
+        ledger.compare(f"step/encoded_lengths {ran}", ours.frames, theirs.frames)
+        ledger.compare(f"step/cache_last_channel_next_len {ran}", ours.cache_length, theirs.cache_length)
         for name, shape in (ours.shapes or {}).items():
-            ledger.compare(f"{label}/{name}_next/shape", list(shape), list((theirs.shapes or {}).get(name, ())))
-        ledger.compare(f"{label}/finite", True, theirs.finite)
+            ledger.compare(f"step/shape of {name}_next {ran}", list(shape), list((theirs.shapes or {}).get(name, ())))
+        ledger.compare(f"step/all finite {ran}", True, theirs.finite)
 
 
 def _check_dump(contract: Contract, target: Path, ledger: Ledger, notes: list[str]) -> None:

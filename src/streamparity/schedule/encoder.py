@@ -41,7 +41,7 @@ class Subsampling:
     def __post_init__(self) -> None:
         if min(self.factor, self.kernel, self.stride) < 1 or not 0 <= self.layers <= MOST_LAYERS:
             raise ValueError(
-                f"a subsampling by {self.factor} in {self.layers} layers of kernel {self.kernel} and stride {self.stride}"
+                f"subsampling by {self.factor} in {self.layers} layers of kernel {self.kernel}, stride {self.stride}"
             )
 
     @property

@@ -23,6 +23,7 @@ class Step:
         dropped: those of them that the history made; the layers do not see them.
         discarded: frames that the layers computed and the step does not return: look-ahead of a ``regular`` encoder.
         out: encoder frames returned, ``encoded_lengths``.
+        kept: newest frames that enter the caches; NeMo fails, here or at the next step, where it is negative.
         cache_length: ``cache_last_channel_len`` after the step.
     """
 
@@ -33,6 +34,7 @@ class Step:
     dropped: int
     discarded: int
     out: int
+    kept: int
     cache_length: int
 
 
@@ -51,8 +53,9 @@ def steps(
         dropped = min(chunk.drop, computed)
         seen = computed - dropped
         out = seen if _keeps_all(config, chunk) else min(seen, config.valid_out_len)
-        cache_length = min(cache_length + seen - config.cache_drop_size, config.last_channel_cache_size)
-        yield Step(chunk, audio, max(before - audio.start, 0), computed, dropped, seen - out, out, cache_length)
+        kept = seen - config.cache_drop_size
+        cache_length = min(cache_length + kept, config.last_channel_cache_size)
+        yield Step(chunk, audio, max(before - audio.start, 0), computed, dropped, seen - out, out, kept, cache_length)
         before = audio.stop
 
 
