@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..schedule import StreamingConfig
 from ..tensors import ENCODER_INPUTS, ENCODER_OUTPUTS, aliases
 from .codec import encode
-from .model import Contract, ContractPort
+from .model import Contract, ContractPort, Origin
 
 # Consequences by name; the longest prefix of a disagreement's name counts.
 BREAKS = {
@@ -76,17 +76,20 @@ class Disagreement:
         contract: the value there.
         target: the value of the target.
         breaks: what goes wrong because of it.
+        source: where the contract has its value from; an ``example`` may well be wrong itself.
     """
 
     name: str
     contract: Any
     target: Any
     breaks: str
+    source: Origin | None = None
 
     @property
     def sentence(self) -> str:
         """In one line, without the consequence."""
-        return f"{self.name} is {shown(self.target)}, the contract says {shown(self.contract)}"
+        doubt = " (of NeMo's example configuration)" if self.source == "example" else ""
+        return f"{self.name} is {shown(self.target)}, the contract says {shown(self.contract)}{doubt}"
 
 
 @dataclass
@@ -94,11 +97,13 @@ class Ledger:
     """What was compared, and how it came out.
 
     Attributes:
+        sources: where the contract has its values from, by name.
         compared: names compared.
         disagreements: in the order in which they were found.
         unknown: names that the target has a value for and the contract has not.
     """
 
+    sources: Callable[[str], Origin | None] = lambda name: None
     compared: list[str] = field(default_factory=list)
     disagreements: list[Disagreement] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
@@ -107,7 +112,9 @@ class Ledger:
         """Note whether two values agree."""
         self.compared.append(name)
         if contract != target:
-            self.disagreements.append(Disagreement(name, *_told_apart(contract, target), breaks(name)))
+            self.disagreements.append(
+                Disagreement(name, *_told_apart(contract, target), breaks(name), self.sources(name))
+            )
 
 
 def breaks(name: str) -> str:

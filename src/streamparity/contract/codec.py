@@ -119,8 +119,10 @@ def read(cls: type[T], path: Path, schema_name: str, what: str, hint: str) -> T:
 
 
 def schema(cls: type) -> dict[str, Any]:
-    """JSON Schema of a dataclass and of those in it, described by their docstrings."""
-    return _object_schema(cls)
+    """JSON Schema of a dataclass and, under ``$defs``, of those in it, described by their docstrings."""
+    definitions: dict[str, Any] = {}
+    described = _object_schema(cls, definitions)
+    return {**described, "$defs": {name: definitions[name] for name in sorted(definitions)}}
 
 
 def _hints(cls: type) -> dict[str, Any]:
@@ -156,8 +158,6 @@ def _value(hint: Any, data: Any, where: str) -> Any:
         return {key: _value(arguments[1], item, f"{where}/{key}") for key, item in data.items()}
     if dataclasses.is_dataclass(hint):
         return decode(typing.cast(type, hint), data, where)
-    if hint is Any:
-        return data
     return _plain(hint, data, where)
 
 
@@ -201,12 +201,12 @@ def _plain(hint: Any, data: Any, where: str) -> Any:
     return data
 
 
-def _object_schema(cls: type) -> dict[str, Any]:
+def _object_schema(cls: type, definitions: dict[str, Any]) -> dict[str, Any]:
     hints, notes = _hints(cls), _notes(cls)
     fields = dataclasses.fields(cls)
     properties = {}
     for field in fields:
-        properties[_key(field)] = _schema(hints[field.name])
+        properties[_key(field)] = _schema(hints[field.name], definitions)
         if field.name in notes:
             properties[_key(field)] = {"description": notes[field.name], **properties[_key(field)]}
     return {
@@ -217,22 +217,26 @@ def _object_schema(cls: type) -> dict[str, Any]:
     }
 
 
-def _schema(hint: Any) -> dict[str, Any]:
+def _schema(hint: Any, definitions: dict[str, Any]) -> dict[str, Any]:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
-        return {"anyOf": [_schema(argument) for argument in arguments]}
+        return {"anyOf": [_schema(argument, definitions) for argument in arguments]}
     if origin is Literal:
         return {"enum": list(arguments)}
     if origin is tuple and arguments[-1] is Ellipsis:
-        return {"type": "array", "items": _schema(arguments[0])}
+        return {"type": "array", "items": _schema(arguments[0], definitions)}
     if origin is tuple:
-        entries = [_schema(argument) for argument in arguments]
+        entries = [_schema(argument, definitions) for argument in arguments]
         return {"type": "array", "prefixItems": entries, "minItems": len(entries), "maxItems": len(entries)}
     if origin is dict:
-        return {"type": "object", "additionalProperties": _schema(arguments[1])}
+        return {"type": "object", "additionalProperties": _schema(arguments[1], definitions)}
     if dataclasses.is_dataclass(hint):
-        return _object_schema(typing.cast(type, hint))
-    return {} if hint is Any else {"type": PLAIN[hint][0]}
+        described = typing.cast(type, hint)
+        if described.__name__ not in definitions:
+            definitions[described.__name__] = {}  # taken, should it hold one of its own kind
+            definitions[described.__name__] = _object_schema(described, definitions)
+        return {"$ref": f"#/$defs/{described.__name__}"}
+    return {"type": PLAIN[hint][0]}
 
 
 def _notes(cls: type) -> dict[str, str]:

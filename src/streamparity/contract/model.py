@@ -393,8 +393,8 @@ class Contract:
         tensorrt: optimization profiles.
         sources: where values come from, by JSON pointer; the longest pointer that leads to a value counts. file: read
             from the model's file. nemo-default: the file leaves it to NeMo. published: from the model's description.
-            example: from NeMo's example configuration of the architecture, not confirmed for this model. computed: from
-            the others. unknown: null, read it from the .nemo.
+            example: from NeMo's example configuration of the architecture or NeMo's defaults, not confirmed for this
+            model. computed: from the others. unknown: null, read it from the .nemo.
     """
 
     model: Model
@@ -427,14 +427,15 @@ class Contract:
         """The file's content: the same for the same contract."""
         return f"{text(self.to_json())}\n".encode()
 
-    def knows(self, name: str) -> bool:
-        """Whether a ``null`` at a name, such as ``features/preemph``, says that there is none.
-
-        A contract without ``sources`` leaves out what it does not know.
-        """
+    def source(self, name: str) -> Origin | None:
+        """Where the value at a name, such as ``features/preemph``, comes from; ``None`` where that is not said."""
         parts = f"/{name}".split("/")
         prefixes = ("/".join(parts[:count]) for count in range(len(parts), 0, -1))
-        return next((self.sources[prefix] for prefix in prefixes if prefix in self.sources), "unknown") != "unknown"
+        return next((self.sources[prefix] for prefix in prefixes if prefix in self.sources), None)
+
+    def knows(self, name: str) -> bool:
+        """Whether a ``null`` at a name says that there is none, rather than that it is not known."""
+        return self.source(name) not in (None, "unknown")
 
     @classmethod
     def read(cls, path: Path) -> Contract:
@@ -450,14 +451,11 @@ class Contract:
 def contract_schema() -> Mapping[str, Any]:
     """JSON Schema of ``streamparity.contract/1``."""
     document = schema(Contract)
-    properties: dict[str, Any] = {"schema": {"const": SCHEMA}, **document["properties"]}
-    streaming = properties["streaming"]
-    streaming["properties"] = {"schedule": {"const": "padded"}, **streaming["properties"]}
+    streaming = {"properties": {"schedule": {"const": "padded"}}, **document["properties"]["streaming"]}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": SCHEMA,
-        "title": "streamparity contract",
+        "title": SCHEMA,
         **document,
-        "properties": properties,
+        "properties": {"schema": {"const": SCHEMA}, **document["properties"], "streaming": streaming},
         "required": ["schema", *document["required"]],
     }

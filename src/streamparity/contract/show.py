@@ -100,8 +100,8 @@ class Explained:
         failing = next((step.chunk.index for step in self.steps if step.out < 1 or step.kept < 0), None)
         if failing is not None:
             said.append(
-                f"chunk {failing} is too short: NeMo fails there or at the next, with fewer encoder frames left than it "
-                f"drops and keeps out of the caches ({config.cache_drop_size})"
+                f"NeMo fails at chunk {failing} or at the next: it has no frame to return, or fewer than the "
+                f"{config.cache_drop_size} that stay out of the caches"
             )
         return said
 
