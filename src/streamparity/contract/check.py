@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,7 +63,13 @@ BREAKS = {
 }
 # Values that say how, not what: two contracts of one export may differ in them.
 PASSED_OVER = ("producer", "sources", "model/id")
-MISSING = "missing"
+# Parts that are empty where a contract does not speak of what they would hold.
+SILENT = (
+    *("graphs", "contexts", "tolerances", "tensorrt/profiles"),
+    *("encoder/inputs", "encoder/outputs", "decoder/inputs", "decoder/outputs"),
+)
+EMPTY: tuple[Any, ...] = ([], {})
+MISSING, THERE = "missing", "there"
 LONG = 16
 
 
@@ -146,19 +152,24 @@ def shown(value: Any) -> str:
 
 def check_contract(ledger: Ledger, contract: Contract, target: Contract) -> None:
     """Compare everything that both contracts speak of."""
-    ours, theirs = dict(_values(contract)), dict(_values(target))
-    for name, value in ours.items():
-        if name not in theirs:
-            if name.endswith("/name") and _section(name) in {_section(other) for other in theirs}:
-                ledger.compare(name.removesuffix("/name"), value, MISSING)
-            continue
-        if value is None and not contract.knows(name):
+
+    def walk(name: str, ours: Any, theirs: Any) -> None:
+        if name in PASSED_OVER or (ours in EMPTY and name in SILENT) or (theirs in EMPTY and name in SILENT):
+            return
+        ours, theirs = _by_name(ours), _by_name(theirs)
+        if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+            for key in [*ours, *(key for key in theirs if key not in ours)]:
+                inner = f"{name}/{key}" if name else str(key)
+                if key in ours and key in theirs:
+                    walk(inner, ours[key], theirs[key])
+                else:
+                    ledger.compare(inner, *((THERE, MISSING) if key in ours else (MISSING, THERE)))
+        elif ours is None and not contract.knows(name):
             ledger.unknown.append(name)
-        elif theirs[name] is not None or target.knows(name):
-            ledger.compare(name, value, theirs[name])
-    for name, value in theirs.items():
-        if name not in ours and name.endswith("/name") and _section(name) in {_section(other) for other in ours}:
-            ledger.compare(name.removesuffix("/name"), MISSING, value)
+        elif theirs is not None or target.knows(name):
+            ledger.compare(name, ours, theirs)
+
+    walk("", _document(contract), _document(target))
 
 
 def check_streaming(ledger: Ledger, contract: StreamingConfig, target: StreamingConfig, schedule: str) -> None:
@@ -190,44 +201,25 @@ def check_ports(
             continue
         ledger.compare(f"{where}/{name}/dtype", port.dtype, there[name].dtype)
         ours, theirs = list(port.shape), list(there[name].shape)
-        if not exact and len(ours) == len(theirs):
-            pairs = [
-                (a, b) if a is not None and b is not None else (None, None) for a, b in zip(ours, theirs, strict=True)
-            ]
-            if all(a == b for a, b in pairs):
-                theirs = ours
-        ledger.compare(f"{where}/{name}/shape", ours, theirs)
-    for name in there.keys() - promised.keys():
+        fits = not exact and len(ours) == len(theirs)
+        fits = fits and all(a == b or None in (a, b) for a, b in zip(ours, theirs, strict=True))
+        ledger.compare(f"{where}/{name}/shape", ours, ours if fits else theirs)
+    for name in sorted(there.keys() - promised.keys()):
         ledger.compare(f"{where}/{name}", MISSING, there[name].name)
 
 
-def _values(contract: Contract) -> Iterator[tuple[str, Any]]:
-    """Every value under its name; lists of named things under the names, and each with ``/name``."""
-    document = encode(contract)
+def _document(contract: Contract) -> dict[str, Any]:
+    """The contract, of its contexts only what does not follow from the architecture."""
+    document: dict[str, Any] = encode(contract)
     document["contexts"] = [
         {"name": ",".join(map(str, context.att_context_size)), "streaming": encode(context.streaming)}
         for context in contract.contexts
     ]
-    for name, value in _flat("", document):
-        if not name.startswith(PASSED_OVER):
-            yield name, value
+    return document
 
 
-def _flat(where: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping) and where != "tokenizer/special":
-        for key, item in value.items():
-            yield from _flat(f"{where}/{key}" if where else str(key), item)
-    elif isinstance(value, list) and value and all(isinstance(item, Mapping) and "name" in item for item in value):
-        for item in value:
-            yield from _flat(f"{where}/{item['name']}", item)
-    elif not (value is None and "/" not in where) and not (value == [] and where.endswith(OPTIONAL_LISTS)):
-        yield where, value
-
-
-# Lists that are empty where the contract does not speak of what they would hold.
-OPTIONAL_LISTS = ("contexts", "profiles", "inputs", "outputs")
-
-
-def _section(name: str) -> str:
-    """The list that a named thing is in."""
-    return name.removesuffix("/name").rpartition("/")[0]
+def _by_name(value: Any) -> Any:
+    """A list of named things as a mapping; anything else as it is."""
+    if isinstance(value, list) and all(isinstance(item, Mapping) and "name" in item for item in value):
+        return {item["name"]: item for item in value} or value
+    return value

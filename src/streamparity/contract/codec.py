@@ -94,7 +94,7 @@ def decode(cls: type[T], data: Any, where: str = "") -> T:
         raise Malformed(f"{where or '/'}: {error}") from None
 
 
-def read(cls: type[T], path: Path, schema_name: str, what: str, hint: str) -> T:
+def read(cls: type[T], path: Path, schema_name: str, what: str, hint: str, constants: Mapping[str, str]) -> T:
     """A dataclass from a file of JSON.
 
     Args:
@@ -103,19 +103,29 @@ def read(cls: type[T], path: Path, schema_name: str, what: str, hint: str) -> T:
         schema_name: what its ``schema`` must be.
         what: what to call the document in an error.
         hint: what to do where it cannot be read.
+        constants: values that the document must have besides those that the dataclass holds, by place.
 
     Raises:
         StreamparityError: not there, not JSON, of another schema or shape.
     """
     try:
         data = json.loads(path.read_bytes().decode("utf-8"))
-        found = data.get("schema") if isinstance(data, dict) else None
-        if found != schema_name:
-            raise Malformed(f"its schema is {_shown(found)}, not {schema_name!r}")
-        return decode(cls, data)
+        _must_be(data, "schema", schema_name)
+        decoded = decode(cls, data)
+        for place, constant in constants.items():
+            _must_be(data, place, constant)
+        return decoded
     except (ValueError, RecursionError, OSError) as error:
         why = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
         raise StreamparityError(f"{path} is not {what} that can be read: {why}", hint) from None
+
+
+def _must_be(data: Any, place: str, constant: str) -> None:
+    found = data
+    for key in place.split("/"):
+        found = found.get(key) if isinstance(found, dict) else None
+    if found != constant:
+        raise Malformed(f"its {place} is {_shown(found)}, not {constant!r}")
 
 
 def schema(cls: type) -> dict[str, Any]:

@@ -445,13 +445,14 @@ class Contract:
             StreamparityError: not there, not JSON, another schema, or a field of the wrong kind.
         """
         hint = "write it again with `streamparity contract write` or `export`, or move it away"
-        return read(cls, path, SCHEMA, "a contract", hint)
+        return read(cls, path, SCHEMA, "a contract", hint, {"streaming/schedule": "padded"})
 
 
 def contract_schema() -> Mapping[str, Any]:
     """JSON Schema of ``streamparity.contract/1``."""
     document = schema(Contract)
-    streaming = {"properties": {"schedule": {"const": "padded"}}, **document["properties"]["streaming"]}
+    schedule = {"properties": {"schedule": {"const": "padded"}}, "required": ["schedule"]}
+    streaming = {**schedule, **document["properties"]["streaming"]}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": SCHEMA,
