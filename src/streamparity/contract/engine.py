@@ -56,9 +56,8 @@ class Engine:
             StreamparityError: it is not there, or not what it should be.
         """
         sidecar = path if path.suffix == ".json" else path.with_name(f"{path.name}.json")
-        described = read(
-            _Sidecar, sidecar, {"schema": SCHEMA}, "an engine's description", "build it again: `streamparity build`"
-        )
+        hint = "build it again: `streamparity build`"
+        described = read(_Sidecar, sidecar, SCHEMA, "an engine's description", hint, {})
 
         def ports(direction: str) -> tuple[ContractPort, ...]:
             chosen = (port for port in described.ports if port.direction == direction)

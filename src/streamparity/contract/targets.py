@@ -178,12 +178,10 @@ def _check_steps(contract: Contract, encoder: Encoder, target: Path, ledger: Led
         return
     promised = probe.expected(config, encoder.subsampling, caches, inputs)
     for step, (ours, theirs) in enumerate(zip(promised, seen, strict=False)):
-        if theirs.failure is not None:
-            ledger.compare(
-                f"step/{step}, fed {inputs[step]} frames", f"{ours.frames} frames", f"fails: {theirs.failure}"
-            )
-            return
         ran = f"of step {step}, fed {inputs[step]} frames"
+        if theirs.failure is not None:
+            ledger.compare(f"step/end {ran}", f"{ours.frames} frames", f"failure: {theirs.failure}")
+            return
         ledger.compare(f"step/encoded_lengths {ran}", ours.frames, theirs.frames)
         ledger.compare(f"step/cache_last_channel_next_len {ran}", ours.cache_length, theirs.cache_length)
         for name, shape in (ours.shapes or {}).items():
