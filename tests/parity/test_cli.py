@@ -513,5 +513,5 @@ def test_contract_refusals(refused, demo_path, tmp_path):
     (tmp_path / "x.engine").touch()
     refused("not an engine's description", "contract", "check", sound, tmp_path / "x.engine")
     refused("no attention context [3, 3]", "contract", "show", sound, "--att-context", "3,3")
-    refused("--audio-seconds", "contract", "show", sound, "--audio-seconds", "nan")
-    refused("--audio-seconds", "contract", "show", sound, "--audio-seconds", "0")
+    for seconds in ("nan", "inf", "-1", "0", "4000", "0.00001"):
+        refused("seconds of audio make no table", "contract", "show", sound, "--audio-seconds", seconds)

@@ -33,6 +33,7 @@ LEGEND = (
     "computed: encoder frames made of what is fed; dropped: those of the history; discarded: look-ahead that the",
     "step does not return; cache length: cache_last_channel_len after the step",
 )
+LONGEST_SECONDS = 3600
 UNLIMITED_HINT = "write the contract with --chunk-size and --shift-size, in encoder frames"
 
 
@@ -116,7 +117,7 @@ def explain(contract: Contract, context: tuple[int, ...] | None, seconds: float,
         schedule: which of the two.
 
     Raises:
-        StreamparityError: the contract has no such context, does not say enough, or never moves on.
+        StreamparityError: the contract has no such context, does not say enough, or never moves on; or no such length.
     """
     encoder, grid = contract.encoder, derive.frame_grid(contract.features)
     if encoder is None or grid is None:
@@ -130,6 +131,10 @@ def explain(contract: Contract, context: tuple[int, ...] | None, seconds: float,
             f"at attention context {list(config.att_context_size)} a chunk is {list(config.chunk_size)} frames and "
             f"moves on by {list(config.shift_size)}: it cannot stream",
             UNLIMITED_HINT,
+        )
+    if not 1 / grid.sample_rate <= seconds <= LONGEST_SECONDS:
+        raise StreamparityError(
+            f"{seconds:g} seconds of audio make no table", f"give --audio-seconds up to {LONGEST_SECONDS}"
         )
     samples = round(seconds * grid.sample_rate)
     return Explained(schedule, config, grid, samples, list(steps(config, encoder.subsampling, grid, samples, schedule)))
