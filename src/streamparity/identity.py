@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .contract import CONTRACT, Contract, ContractPort
-from .contract.check import Ledger, check_ports, check_streaming
+from .contract import CONTRACT, Contract, check_against
+from .contract.check import Ledger, check_streaming
 from .dump import DumpReader
 from .errors import StreamparityError
 from .provenance import file_sha256
@@ -58,18 +58,15 @@ def check_identity(
 
 
 def _check_contract(contract: Contract, graph_path: Path, reference: DumpReader) -> None:
-    ledger, name = Ledger(), graph_path.name
-    graph = OnnxGraph(graph_path)
-    for side, group in (("inputs", graph.inputs), ("outputs", graph.outputs)):
-        there = [ContractPort(port.name, port.dtype, port.extents, ()) for port in group]
-        check_ports(ledger, f"graphs/{name}/{side}", getattr(contract.graphs[name], side), there, exact=True)
-    # That a native schedule does not fit an export is for the loop to say, chunk by chunk.
+    graph, ledger = OnnxGraph(graph_path), Ledger(contract.source)
+    ports = {port.name: (port.dtype, port.shape) for port in [*graph.inputs, *graph.outputs]}
+    # Whether the dump's schedule fits an export is for the loop to say, chunk by chunk.
     check_streaming(ledger, contract.streaming, reference.manifest.streaming, contract.schedule)
-    found = ledger.disagreements
-    if found:
+    problems = check_against(contract, graph_path.name, ports) + [each.sentence for each in ledger.disagreements]
+    if problems:
         raise StreamparityError(
-            f"the contract beside {name} does not hold: {found[0].sentence}"
-            + (f" (and {len(found) - 1} more)" if len(found) > 1 else ""),
+            f"the contract beside {graph_path.name} does not hold: {problems[0]}"
+            + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""),
             "export and dump with the same --att-context, or move contract.json away to run on the ports alone",
         )
 

@@ -12,7 +12,7 @@ import pytest
 
 from streamparity.contract import Contract
 from streamparity.contract.derive import frame_grid
-from streamparity.contract.model import contract_schema
+from streamparity.contract.model import Profile, ShapeRange, TensorRT, contract_schema
 from streamparity.contract.targets import check
 from streamparity.schedule import SCHEDULES, steps
 from streamparity.tensors import CACHE_FEEDBACK
@@ -198,23 +198,27 @@ def test_the_table_says_what_the_reference_dump_holds(contract, workshop, contex
 
 
 def sidecar(contract: Contract, **changes) -> dict:
-    ports = [
-        {
-            "name": port.name,
-            "dtype": port.dtype,
-            "shape": [-1 if e is None else e for e in port.shape],
-            "direction": side,
-        }
-        for side, group in (("input", contract.encoder.inputs), ("output", contract.encoder.outputs))
-        for port in group
-    ]
+    """As ``streamparity build`` writes it, but for what a contract does not speak of."""
+    inputs, outputs = (
+        [{"name": port.name, "dtype": port.dtype, "shape": list(port.shape)} for port in group]
+        for group in (contract.encoder.inputs, contract.encoder.outputs)
+    )
+    outputs.append({"name": "/layers.0/Add", "dtype": "float32", "shape": [None, None, 64]})
     shapes = {
-        "audio_signal": {"min": [1, 128, 17], "opt": [1, 128, 25], "max": [1, 128, 41]},
-        "cache_last_channel": {key: [1, 3, 70, 64] for key in ("min", "opt", "max")},
-        "cache_last_time": {key: [1, 3, 64, 8] for key in ("min", "opt", "max")},
+        "audio_signal": [[1, 128, 17], [1, 128, 25], [1, 128, 41]],
+        "cache_last_channel": [[1, 3, 70, 64]] * 3,
+        "cache_last_time": [[1, 3, 64, 8]] * 3,
     }
-    profiles = [{"name": "stream", "shapes": shapes}]
-    return {"schema": "streamparity.engine/1", "ports": ports, "profiles": profiles, **changes}
+    return {
+        "schema": "streamparity.engine/1",
+        "inputs": inputs,
+        "outputs": outputs,
+        "taps": {"encoder.layers.0": "/layers.0/Add"},
+        "profiles": [{"name": "step", "shapes": shapes}],
+        "model": {"id": "demo", "sha256": contract.model.sha256},
+        "streaming": contract.streaming.to_json(),
+        **changes,
+    }
 
 
 @pytest.fixture
@@ -231,13 +235,17 @@ def test_engines(contract, engine, workshop):
     sound = sidecar(contract)
     path = engine(sound)
     assert disagreements(contract, path) == disagreements(contract, Path(f"{path}.json")) == {}
-    sound["ports"][2]["shape"][2] = 56
+    sound["inputs"][2]["shape"][2] = 56
     assert disagreements(contract, engine(sound)) == {
         "encoder/inputs/cache_last_channel/shape": ([None, 3, 70, 64], [None, 3, 56, 64])
     }
     narrow = sidecar(contract)
-    narrow["profiles"][0]["shapes"]["audio_signal"]["max"] = [1, 128, 24]
+    narrow["profiles"][0]["shapes"]["audio_signal"][2] = [1, 128, 24]
     assert set(disagreements(contract, engine(narrow))) == {"tensorrt/profiles/audio_signal"}
+    another = sidecar(contract, model={"sha256": "3" * 64}, taps={})
+    assert set(disagreements(contract, engine(another))) == {"model/sha256", "encoder/outputs//layers.0/Add"}
+    baked = sidecar(contract, streaming={**contract.streaming.to_json(), "valid_out_len": 1})
+    assert set(disagreements(contract, engine(baked))) == {"streaming/valid_out_len"}
     exported = Contract.read(workshop.export() / "contract.json")
     made_of = exported.graphs["encoder.onnx"].sha256
     assert disagreements(exported, engine(sidecar(contract, source={"sha256": made_of}))) == {}
@@ -245,13 +253,11 @@ def test_engines(contract, engine, workshop):
 
 
 def test_profiles_that_the_contract_promises(contract, engine):
-    from streamparity.contract.codec import decode
-    from streamparity.contract.model import Profile, TensorRT
-
     described = sidecar(contract)
-    promising = replace(contract, tensorrt=TensorRT((decode(Profile, described["profiles"][0]),)))
+    shapes = {port: ShapeRange(*map(tuple, three)) for port, three in described["profiles"][0]["shapes"].items()}
+    promising = replace(contract, tensorrt=TensorRT((Profile("step", shapes),)))
     assert disagreements(promising, engine(described)) == {}
-    described["profiles"][0]["shapes"]["audio_signal"]["opt"] = [1, 128, 26]
-    assert set(disagreements(promising, engine(described))) == {"tensorrt/profiles/stream/audio_signal"}
+    described["profiles"][0]["shapes"]["audio_signal"][1] = [1, 128, 26]
+    assert set(disagreements(promising, engine(described))) == {"tensorrt/profiles/step/audio_signal"}
     described["profiles"][0]["name"] = "batch"
-    assert set(disagreements(promising, engine(described))) == {"tensorrt/profiles/stream"}
+    assert set(disagreements(promising, engine(described))) == {"tensorrt/profiles/step"}

@@ -209,6 +209,30 @@ def check_ports(
         ledger.compare(f"{where}/{name}", MISSING, there[name].name)
 
 
+def check_against(
+    contract: Contract, graph_name: str, ports: Mapping[str, tuple[str, tuple[int | str | None, ...]]]
+) -> list[str]:
+    """Every disagreement of a graph with what the contract promises of it, one line each.
+
+    Args:
+        contract: the contract beside the graph.
+        graph_name: file name of the graph.
+        ports: what the graph has: dtype and shape by name; symbolic extents are not numbers. More ports than promised,
+            such as inner tensors marked as outputs, do no harm.
+    """
+    promised = contract.graphs.get(graph_name)
+    if promised is None:
+        return [f"the contract does not speak of {graph_name}; it has {', '.join(contract.graphs)}"]
+    ledger = Ledger(contract.source)
+    expected = [*promised.inputs, *promised.outputs]
+    there = []
+    for name in {port.name for port in expected} & ports.keys():
+        dtype, shape = ports[name]
+        there.append(ContractPort(name, dtype, tuple(e if isinstance(e, int) else None for e in shape), ()))
+    check_ports(ledger, f"graphs/{graph_name}", expected, there, exact=True)
+    return [each.sentence for each in ledger.disagreements]
+
+
 def _document(contract: Contract) -> dict[str, Any]:
     """The contract, of its contexts only what does not follow from the architecture."""
     document: dict[str, Any] = encode(contract)

@@ -4,71 +4,77 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
+from ..schedule import StreamingConfig
 from .codec import read
-from .model import ContractPort, Extent, Profile
+from .model import ContractPort
 
 SCHEMA = "streamparity.engine/1"
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class _Port:
+class EnginePort:
+    """A port; a dynamic extent is a name, -1 or ``None``."""
+
     name: str
     dtype: str
-    shape: tuple[Extent, ...]
-    direction: Literal["input", "output"]
+    shape: tuple[int | str | None, ...]
+
+    @property
+    def promised(self) -> ContractPort:
+        """As a contract has it."""
+        extents = (extent if isinstance(extent, int) and extent >= 0 else None for extent in self.shape)
+        return ContractPort(self.name, self.dtype, tuple(extents), ())
 
 
 @dataclass(frozen=True)
-class _Source:
+class EngineProfile:
+    """Least, likeliest and greatest shape of every input."""
+
+    name: str
+    shapes: dict[str, tuple[Shape, Shape, Shape]]
+
+
+@dataclass(frozen=True)
+class EngineSource:
+    """What an engine or a graph was made from."""
+
     sha256: str | None = None
 
 
 @dataclass(frozen=True)
-class _Sidecar:
-    ports: tuple[_Port, ...]
-    profiles: tuple[Profile, ...] = ()
-    source: _Source = field(default_factory=_Source)
-
-
-@dataclass(frozen=True)
 class Engine:
-    """A TensorRT engine as its sidecar describes it.
+    """A TensorRT engine as the file beside it describes it; what a contract does not speak of is passed over.
 
     Attributes:
-        inputs: a dynamic extent is ``None``.
-        outputs: likewise.
+        inputs: input ports.
+        outputs: output ports, inner tensors marked as such among them.
         profiles: optimization profiles.
-        source_sha256: hash of the ONNX graph it was built from, where it says.
+        source: the ONNX graph it was built from.
+        model: the NeMo model behind that, where it is known.
+        streaming: the configuration baked into it, where it is known.
+        taps: inner tensors marked as outputs, by tap.
     """
 
-    inputs: tuple[ContractPort, ...]
-    outputs: tuple[ContractPort, ...]
-    profiles: tuple[Profile, ...]
-    source_sha256: str | None
+    inputs: tuple[EnginePort, ...]
+    outputs: tuple[EnginePort, ...]
+    profiles: tuple[EngineProfile, ...] = ()
+    source: EngineSource = field(default_factory=EngineSource)
+    model: EngineSource | None = None
+    streaming: StreamingConfig | None = None
+    taps: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path) -> Engine:
-        """Read the sidecar of an engine, given either file.
+        """Read the description of an engine, given either file.
 
         Raises:
             StreamparityError: it is not there, or not what it should be.
         """
         sidecar = path if path.suffix == ".json" else path.with_name(f"{path.name}.json")
         hint = "build it again: `streamparity build`"
-        described = read(_Sidecar, sidecar, SCHEMA, "an engine's description", hint, {})
-
-        def ports(direction: str) -> tuple[ContractPort, ...]:
-            chosen = (port for port in described.ports if port.direction == direction)
-            return tuple(
-                ContractPort(
-                    port.name, port.dtype, tuple(None if extent == -1 else extent for extent in port.shape), ()
-                )
-                for port in chosen
-            )
-
-        return cls(ports("input"), ports("output"), described.profiles, described.source.sha256)
+        return read(cls, sidecar, SCHEMA, "an engine's description", hint, {})
 
 
 def is_engine(path: Path) -> bool:

@@ -15,8 +15,8 @@ from ..schedule import StreamingConfig
 from ..tensors import DECODER_INPUTS, DECODER_OUTPUTS
 from . import derive
 from .check import MISSING, Ledger, check_contract, check_ports, check_streaming
-from .engine import Engine, is_engine
-from .model import CONTRACT, Contract, ContractPort, Encoder, Profile
+from .engine import Engine, EngineProfile, is_engine
+from .model import CONTRACT, Contract, ContractPort, Encoder
 
 CHECK_SCHEMA = "streamparity.contract-check/1"
 
@@ -225,15 +225,22 @@ def _check_tensors(
 def _check_engine(contract: Contract, target: Path, ledger: Ledger, notes: list[str]) -> None:
     engine = Engine.read(target)
     exported = sorted(graph.sha256 for graph in contract.graphs.values())
-    if engine.source_sha256 is not None and exported:
-        made_of = engine.source_sha256 if engine.source_sha256 in exported else " or ".join(exported)
-        ledger.compare("graphs/sha256", made_of, engine.source_sha256)
-    _check_ports(contract, target.name, engine.inputs, engine.outputs, ledger, notes)
-    if _part(engine.inputs, engine.outputs) == "encoder":
+    if engine.source.sha256 is not None and exported:
+        made_of = engine.source.sha256 if engine.source.sha256 in exported else " or ".join(exported)
+        ledger.compare("graphs/sha256", made_of, engine.source.sha256)
+    if engine.model is not None:
+        _compare_known(ledger, "model/sha256", contract.model.sha256, engine.model.sha256)
+    if engine.streaming is not None:
+        check_streaming(ledger, contract.streaming, engine.streaming, contract.schedule)
+    marked = set(engine.taps.values())
+    inputs = [port.promised for port in engine.inputs]
+    outputs = [port.promised for port in engine.outputs if port.name not in marked]
+    _check_ports(contract, target.name, inputs, outputs, ledger, notes)
+    if _part(inputs, outputs) == "encoder":
         _check_profiles(contract, engine.profiles, ledger)
 
 
-def _check_profiles(contract: Contract, profiles: tuple[Profile, ...], ledger: Ledger) -> None:
+def _check_profiles(contract: Contract, profiles: Sequence[EngineProfile], ledger: Ledger) -> None:
     """Every input of the padded schedule must lie within a profile; promised profiles must be there."""
     there = {profile.name: profile for profile in profiles}
     for promised in contract.tensorrt.profiles:
@@ -242,8 +249,9 @@ def _check_profiles(contract: Contract, profiles: tuple[Profile, ...], ledger: L
             ledger.compare(name, promised.name, MISSING)
             continue
         for port, shapes in promised.shapes.items():
+            ours = [list(shape) for shape in (shapes.min, shapes.opt, shapes.max)]
             found = there[promised.name].shapes.get(port)
-            ledger.compare(f"{name}/{port}", shapes, found if found is not None else MISSING)
+            ledger.compare(f"{name}/{port}", ours, MISSING if found is None else [list(shape) for shape in found])
     encoder, streaming = contract.encoder, contract.streaming
     if encoder is None or not profiles:
         return
@@ -255,11 +263,11 @@ def _check_profiles(contract: Contract, profiles: tuple[Profile, ...], ledger: L
     for port, shape in needed.items():
         ranges = [profile.shapes[port] for profile in profiles if port in profile.shapes]
         fits = any(
-            len(shape) == len(each.min) == len(each.max)
-            and all(low <= extent <= high for low, extent, high in zip(each.min, shape, each.max, strict=True))
-            for each in ranges
+            len(shape) == len(low) == len(high)
+            and all(least <= extent <= most for least, extent, most in zip(low, shape, high, strict=True))
+            for low, _, high in ranges
         )
-        offered = [[list(each.min), list(each.max)] for each in ranges] or MISSING
+        offered = [[list(low), list(high)] for low, _, high in ranges]
         if ranges:
             ledger.compare(f"tensorrt/profiles/{port}", list(shape), list(shape) if fits else offered)
 
