@@ -17,18 +17,9 @@ from typing import Any
 
 from streamparity.contract import Contract, derive
 from streamparity.contract.codec import encode, text
-from streamparity.contract.model import (
-    Convolutions,
-    Decoder,
-    Decoding,
-    Encoder,
-    Features,
-    Model,
-    Origin,
-    Producer,
-    Tokenizer,
-    contract_schema,
-)
+from streamparity.contract.model import Origin, contract_schema
+from streamparity.contract.network import Convolutions, Decoder, Encoder
+from streamparity.contract.parts import Decoding, Features, Model, Producer, Tokenizer
 
 # examples/asr/conf/fastconformer in NeMo: the streaming transducer and hybrid configurations and the offline transducer
 # agree in all of these; the last eight they leave to NeMo's defaults.

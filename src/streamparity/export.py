@@ -8,19 +8,16 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from .contract import CONTRACT, Contract, ContractPort
-from .contract.from_nemo import contract_of
-from .contract.model import Graph
-from .errors import StepFailed, StreamparityError, first_line
+from .contract.from_nemo import contract_of, streaming_encoder
+from .contract.parts import Graph
+from .contract.probe import expected, observe
+from .errors import StreamparityError, first_line
 from .progress import Note, no_note
 from .provenance import file_sha256
 from .reference.encoder import initial_caches
 from .reference.nemo import LoadedModel, StreamingOptions, configure_streaming, quiet
-from .runners import RunnerOptions, StepInput
 from .runners.onnx_graph import OnnxGraph
-from .runners.ort import OrtRunner
 from .schedule import StreamingConfig
 from .tensors import DECODER_AXES, ENCODER_INPUTS, ENCODER_OUTPUTS, Port
 
@@ -138,26 +135,20 @@ def _check_streams(module: Any, encoder: Path, config: StreamingConfig) -> None:
     Raises:
         StreamparityError: any of it fails.
     """
-    runner = OrtRunner.open(encoder, RunnerOptions())
-    caches = initial_caches(module, next(module.encoder.parameters()).dtype)
-    runner.set_caches(caches)
-    frames = config.pre_encode_cache_size[1] + config.chunk_size[1]
-    noise = np.random.default_rng(0).standard_normal((1, int(module.encoder._feat_in), frames), dtype=np.float32)
-    computed = 1 + (config.chunk_size[1] - config.sampling_frames[1]) // config.subsampling_factor
-    expected = 0
-    for step in range(2):
-        try:
-            outputs = runner.step(StepInput(noise, np.array([frames], np.int64), config.drop_extra_pre_encoded, False))
-        except StepFailed as failure:
-            raise _broken(f"step {step} fails: {failure.message}") from failure
-        if not all(np.isfinite(array).all() for array in outputs.values()):
+    caches, inputs = initial_caches(module, next(module.encoder.parameters()).dtype), [config.input_frames] * 2
+    promised = expected(config, streaming_encoder(module.encoder).subsampling, caches, inputs)
+    seen = observe(encoder, int(module.encoder._feat_in), config, caches, inputs)
+    for step, (ours, theirs) in enumerate(zip(promised, seen, strict=False)):
+        if theirs.failure is not None:
+            raise _broken(f"step {step} fails: {theirs.failure}")
+        if not theirs.finite:
             raise _broken(f"step {step} returns values that are not finite")
-        kept = int(outputs["out/encoded_lengths"][0])
-        expected = min(expected + computed - config.cache_drop_size, config.last_channel_cache_size)
-        length = int(outputs["out/cache_last_channel_next_len"][0])
-        if kept < 1 or length != expected:
-            raise _broken(f"step {step} returns {kept} frames and a cache length of {length}, not {expected}")
-        if outputs["out/cache_last_channel_next"].shape != caches["cache_last_channel"].shape:
+        if theirs.frames < 1 or (theirs.frames, theirs.cache_length) != (ours.frames, ours.cache_length):
+            raise _broken(
+                f"step {step} returns {theirs.frames} frames and a cache length of {theirs.cache_length}, "
+                f"not {ours.frames} and {ours.cache_length}"
+            )
+        if theirs.shapes != ours.shapes:
             raise _broken("the cache it returns is of another size than the one it takes")
 
 

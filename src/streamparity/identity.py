@@ -37,7 +37,7 @@ def check_identity(
     contract_path = path.parent / CONTRACT
     if identity is None and contract_path.is_file():
         contract = Contract.read(contract_path)
-        if path.name in contract.graphs:
+        if path.name in contract.graphs or not contract.graphs:
             _check_contract(contract, path, reference)
             notes += _changed_files(contract, path.parent)
             identity = contract.model.sha256

@@ -257,7 +257,7 @@ def test_contract_that_does_not_hold(refused, workshop, tmp_path):
     contract = json.loads((export / "contract.json").read_text())
     contract["graphs"]["encoder.onnx"]["inputs"][2]["shape"][1] = 17
     (export / "contract.json").write_text(json.dumps(contract))
-    refused("encoder.onnx/cache_last_channel/shape is", *run, workshop.reference().folder)
+    refused("encoder.onnx/inputs/cache_last_channel/shape is", *run, workshop.reference().folder)
 
 
 def test_graph_changed_after_export_is_said_and_run(invoke, workshop, tmp_path):
@@ -498,6 +498,23 @@ def test_contracts_are_written_checked_and_shown(invoke, workshop, demo_path, tm
     assert (status, out.count("\n")) == (0, 1 + 1 + 13 + 1 + 4)
     status, both, _ = invoke("contract", "show", written, "--audio-seconds", 2)
     assert both.startswith(out[: out.index("frames: new")])
+    status, out, _ = invoke("contract", "show", demo_path, "--att-context", "70,0", "--schedule", "native")
+    assert (status, out.splitlines()[0].split(",")[0]) == (0, "schedule native")
+
+
+def test_run_holds_a_port_to_the_contract_of_its_model(invoke, refused, workshop, demo_path, tmp_path):
+    shutil.copy(workshop.export() / "encoder.onnx", tmp_path / "encoder.onnx")
+    write = ["contract", "write", demo_path, "--force", "--out", tmp_path / "contract.json", "--att-context"]
+    run = ["run", "--backend", "ort", "--model", tmp_path, "--reference", workshop.reference().folder, "--chunks", 2]
+    assert invoke(*write, "70,1")[0] == 0
+    status, _, err = invoke(*run)
+    assert (status, "contract" in err) == (0, False)
+    assert invoke(*write, "70,0")[0] == 0
+    refused("streaming/att_context_size is [70, 1], the contract says [70, 0]", *run)
+    contract = json.loads((tmp_path / "contract.json").read_text())
+    contract["encoder"]["inputs"][3]["shape"][1] = 2
+    (tmp_path / "contract.json").write_text(json.dumps(contract))
+    refused("encoder/inputs/cache_last_time/shape is", *run)
 
 
 def test_contract_refusals(refused, demo_path, tmp_path):

@@ -12,7 +12,8 @@ import pytest
 
 from streamparity.contract import Contract
 from streamparity.contract.derive import frame_grid
-from streamparity.contract.model import Profile, ShapeRange, TensorRT, contract_schema
+from streamparity.contract.model import contract_schema
+from streamparity.contract.parts import Profile, ShapeRange, TensorRT
 from streamparity.contract.targets import check
 from streamparity.schedule import SCHEDULES, steps
 from streamparity.tensors import CACHE_FEEDBACK

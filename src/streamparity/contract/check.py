@@ -9,7 +9,8 @@ from typing import Any
 from ..schedule import StreamingConfig
 from ..tensors import ENCODER_INPUTS, ENCODER_OUTPUTS, aliases
 from .codec import encode
-from .model import Contract, ContractPort, Origin
+from .model import Contract, Origin
+from .network import ContractPort
 
 # Consequences by name; the longest prefix of a disagreement's name counts.
 BREAKS = {
@@ -123,6 +124,13 @@ class Ledger:
                 Disagreement(name, *_told_apart(contract, target), breaks(name), self.sources(name))
             )
 
+    def compare_known(self, name: str, contract: Any, target: Any) -> None:
+        """The same, unless the contract or the target does not know the value: ``None``."""
+        if contract is None:
+            self.unknown.append(name)
+        elif target is not None:
+            self.compare(name, contract, target)
+
 
 def breaks(name: str) -> str:
     """What goes wrong when contract and target differ in ``name``."""
@@ -214,22 +222,30 @@ def check_against(
 ) -> list[str]:
     """Every disagreement of a graph with what the contract promises of it, one line each.
 
+    A contract without graphs, of a model that was not exported, speaks of any encoder.
+
     Args:
         contract: the contract beside the graph.
         graph_name: file name of the graph.
         ports: what the graph has: dtype and shape by name; symbolic extents are not numbers. More ports than promised,
             such as inner tensors marked as outputs, do no harm.
     """
-    promised = contract.graphs.get(graph_name)
-    if promised is None:
+    encoder, named = contract.encoder, graph_name in contract.graphs
+    if not named and contract.graphs:
         return [f"the contract does not speak of {graph_name}; it has {', '.join(contract.graphs)}"]
-    ledger = Ledger(contract.source)
-    expected = [*promised.inputs, *promised.outputs]
-    there = []
-    for name in {port.name for port in expected} & ports.keys():
-        dtype, shape = ports[name]
-        there.append(ContractPort(name, dtype, tuple(e if isinstance(e, int) else None for e in shape), ()))
-    check_ports(ledger, f"graphs/{graph_name}", expected, there, exact=True)
+    if not named and encoder is None:
+        return []
+    promised = contract.graphs[graph_name] if named else encoder
+    ledger, where = Ledger(contract.source), f"graphs/{graph_name}" if named else "encoder"
+    for side in ("inputs", "outputs"):
+        expected: tuple[ContractPort, ...] = getattr(promised, side)
+        known = {} if named else aliases(ENCODER_INPUTS | ENCODER_OUTPUTS)
+        there = [
+            ContractPort(name, dtype, tuple(extent if isinstance(extent, int) else None for extent in shape), ())
+            for name, (dtype, shape) in ports.items()
+            if known.get(name, name) in {port.name for port in expected}
+        ]
+        check_ports(ledger, f"{where}/{side}", expected, there, exact=named)
     return [each.sentence for each in ledger.disagreements]
 
 

@@ -7,10 +7,8 @@ out. Keys that the description does not know are passed over, so that later vers
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import json
 import math
-import re
 import types
 import typing
 from collections.abc import Mapping
@@ -38,7 +36,7 @@ class Malformed(ValueError):
 def encode(value: Any) -> Any:
     """A dataclass, or what one is made of, as lists, mappings and plain values."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {_key(field): encode(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {key_of(field): encode(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {key: encode(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
@@ -81,12 +79,12 @@ def decode(cls: type[T], data: Any, where: str = "") -> T:
     """
     if not isinstance(data, dict):
         raise Malformed(f"{where or '/'} is {_shown(data)}, not an object")
-    hints, values = _hints(cls), {}
+    hints, values = hints_of(cls), {}
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]  # T is a dataclass, which cannot be said
-        key = _key(field)
+        key = key_of(field)
         if key in data:
             values[field.name] = _value(hints[field.name], data[key], f"{where}/{key}")
-        elif not _optional(field):
+        elif not is_optional(field):
             raise Malformed(f"{where}/{key} is missing")
     try:
         return cls(**values)
@@ -128,22 +126,18 @@ def _must_be(data: Any, place: str, constant: str) -> None:
         raise Malformed(f"its {place} is {_shown(found)}, not {constant!r}")
 
 
-def schema(cls: type) -> dict[str, Any]:
-    """JSON Schema of a dataclass and, under ``$defs``, of those in it, described by their docstrings."""
-    definitions: dict[str, Any] = {}
-    described = _object_schema(cls, definitions)
-    return {**described, "$defs": {name: definitions[name] for name in sorted(definitions)}}
-
-
-def _hints(cls: type) -> dict[str, Any]:
+def hints_of(cls: type) -> dict[str, Any]:
+    """Types of a dataclass's fields."""
     return typing.get_type_hints(cls)
 
 
-def _key(field: dataclasses.Field[Any]) -> str:
+def key_of(field: dataclasses.Field[Any]) -> str:
+    """What a field is called in a document."""
     return str(field.metadata.get("json", field.name))
 
 
-def _optional(field: dataclasses.Field[Any]) -> bool:
+def is_optional(field: dataclasses.Field[Any]) -> bool:
+    """Whether a document may leave a field out."""
     return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
 
 
@@ -209,48 +203,3 @@ def _plain(hint: Any, data: Any, where: str) -> Any:
     if not isinstance(data, hint) or (hint is int and (isinstance(data, bool) or abs(data) > LARGEST)):
         raise wrong
     return data
-
-
-def _object_schema(cls: type, definitions: dict[str, Any]) -> dict[str, Any]:
-    hints, notes = _hints(cls), _notes(cls)
-    fields = dataclasses.fields(cls)
-    properties = {}
-    for field in fields:
-        properties[_key(field)] = _schema(hints[field.name], definitions)
-        if field.name in notes:
-            properties[_key(field)] = {"description": notes[field.name], **properties[_key(field)]}
-    return {
-        "type": "object",
-        "description": (inspect.getdoc(cls) or "").split("\n")[0],
-        "properties": properties,
-        "required": [_key(field) for field in fields if not _optional(field)],
-    }
-
-
-def _schema(hint: Any, definitions: dict[str, Any]) -> dict[str, Any]:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (Union, types.UnionType):
-        return {"anyOf": [_schema(argument, definitions) for argument in arguments]}
-    if origin is Literal:
-        return {"enum": list(arguments)}
-    if origin is tuple and arguments[-1] is Ellipsis:
-        return {"type": "array", "items": _schema(arguments[0], definitions)}
-    if origin is tuple:
-        entries = [_schema(argument, definitions) for argument in arguments]
-        return {"type": "array", "prefixItems": entries, "minItems": len(entries), "maxItems": len(entries)}
-    if origin is dict:
-        return {"type": "object", "additionalProperties": _schema(arguments[1], definitions)}
-    if dataclasses.is_dataclass(hint):
-        described = typing.cast(type, hint)
-        if described.__name__ not in definitions:
-            definitions[described.__name__] = {}  # taken, should it hold one of its own kind
-            definitions[described.__name__] = _object_schema(described, definitions)
-        return {"$ref": f"#/$defs/{described.__name__}"}
-    return {"type": PLAIN[hint][0]}
-
-
-def _notes(cls: type) -> dict[str, str]:
-    """What the ``Attributes:`` of a docstring say, by attribute."""
-    _, _, attributes = (inspect.getdoc(cls) or "").partition("Attributes:\n")
-    entries = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", attributes, re.MULTILINE)
-    return {name: " ".join(text.split()).replace("``", "") for name, text in entries}

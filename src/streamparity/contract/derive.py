@@ -8,7 +8,8 @@ from dataclasses import replace
 from ..dtypes import DTYPE_DEFAULTS
 from ..schedule import WHOLE_UTTERANCE, FrameGrid, StreamingConfig, StreamingEncoder
 from ..tensors import DECODER_AXES, DECODER_INPUTS, DECODER_OUTPUTS, ENCODER_INPUTS, ENCODER_OUTPUTS, Port
-from .model import Context, ContractPort, ContractTolerance, Decoder, Encoder, Extent, Features, Size, Timebase
+from .network import Context, ContractPort, Decoder, Encoder, Extent, Size
+from .parts import ContractTolerance, Features, Timebase
 
 
 def streams_safely(normalize: str | None) -> bool | None:
@@ -54,8 +55,7 @@ def contexts(encoder: Encoder, streaming: StreamingConfig, grid: FrameGrid) -> t
 
 
 def _context(encoder: Encoder, streaming: StreamingConfig, grid: FrameGrid) -> Context:
-    fed = streaming.pre_encode_cache_size[1] + streaming.chunk_size[1]
-    seen = max(encoder.subsampling.frames_out(fed) - streaming.drop_extra_pre_encoded, 0)
+    seen = max(encoder.subsampling.frames_out(streaming.input_frames) - streaming.drop_extra_pre_encoded, 0)
     channel, time = cache_shapes(encoder, streaming)
     return Context(
         att_context_size=streaming.att_context_size,
@@ -63,7 +63,7 @@ def _context(encoder: Encoder, streaming: StreamingConfig, grid: FrameGrid) -> C
         chunk=_size(streaming.chunk_size, grid),
         shift=_size(streaming.shift_size, grid),
         pre_encode=_size(streaming.pre_encode_cache_size, grid),
-        input_frames=fed,
+        input_frames=streaming.input_frames,
         encoder_frames=min(seen, streaming.valid_out_len) if streaming.valid_out_len > 0 else seen,
         chunk_ms=grid.milliseconds(streaming.chunk_size[1] * grid.hop),
         window_ms=grid.milliseconds(grid.reach - grid.hop),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..schedule import StreamingConfig
 from .codec import read
-from .model import ContractPort
+from .network import ContractPort
 
 SCHEMA = "streamparity.engine/1"
 Shape = tuple[int, ...]

@@ -12,19 +12,9 @@ from ..provenance import versions
 from ..reference.nemo import LoadedModel, decoder_of
 from ..schedule import StreamingConfig, StreamingEncoder
 from . import derive
-from .model import (
-    Contract,
-    Convolutions,
-    Decoder,
-    Decoding,
-    Encoder,
-    Features,
-    Graph,
-    Model,
-    Origin,
-    Producer,
-    Tokenizer,
-)
+from .model import Contract, Origin
+from .network import Convolutions, Decoder, Encoder
+from .parts import Decoding, Features, Graph, Model, Producer, Tokenizer
 
 COMPUTED = ("streaming", "timebase", "contexts", "tolerances", "tensorrt", "model/parameters", "producer")
 

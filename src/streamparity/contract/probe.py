@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from ..errors import StepFailed
+from ..errors import StepFailed, StreamparityError
 from ..runners import RunnerOptions, StepInput
 from ..runners.ort import OrtRunner
 from ..schedule import StreamingConfig, Subsampling
@@ -16,6 +17,7 @@ from ..tensors import CACHE_FEEDBACK, Array
 
 # Frames of an input so long that an encoder that cuts what it returns must cut: past the longest look-ahead known.
 LONG_INPUT = 256
+LARGEST_CACHE = 2**30  # elements: 24 layers of 10,000 slots of 1024, NeMo's largest, are a quarter of it
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,16 @@ class Observed:
 
 
 def empty_caches(channel: tuple[int, ...], time: tuple[int, ...]) -> dict[str, Array]:
-    """The caches of a stream that begins."""
+    """The caches of a stream that begins.
+
+    Raises:
+        StreamparityError: no caches have these shapes.
+    """
+    if min(*channel, *time) < 0 or max(math.prod(channel), math.prod(time)) > LARGEST_CACHE:
+        raise StreamparityError(
+            f"the contract promises caches of shapes {list(channel)} and {list(time)}, which no graph has",
+            "write it again with `streamparity contract write`",
+        )
     return {
         "cache_last_channel": np.zeros(channel, np.float32),
         "cache_last_time": np.zeros(time, np.float32),

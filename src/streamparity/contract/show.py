@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from ..errors import StreamparityError
 from ..schedule import FrameGrid, Schedule, Step, StreamingConfig, steps
 from . import derive
-from .model import Contract, Encoder
+from .model import Contract
+from .network import Encoder
 
 HEADINGS = (
     "chunk",

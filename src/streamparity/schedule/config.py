@@ -40,6 +40,11 @@ class StreamingConfig:
     last_channel_cache_size: int
     subsampling_factor: int
 
+    @property
+    def input_frames(self) -> int:
+        """Feature frames of every input of the padded schedule but the last, history included."""
+        return self.pre_encode_cache_size[1] + self.chunk_size[1]
+
     def to_json(self) -> dict[str, Any]:
         """Plain lists and numbers."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
