@@ -18,6 +18,7 @@ from streamparity.contract.check import BREAKS, Ledger, check_contract
 from streamparity.contract.codec import Malformed, decode
 from streamparity.contract.model import SCHEMA, contract_schema
 from streamparity.contract.show import HEADINGS, explain
+from streamparity.contract.targets import check
 from streamparity.errors import StreamparityError
 from streamparity.schedule import SCHEDULES
 
@@ -244,6 +245,35 @@ def test_no_bytes_bring_the_reader_down(tmp_path_factory, data):
     path.write_bytes(data)
     with pytest.raises(StreamparityError):
         Contract.read(path)
+
+
+def described_engine(data: dict) -> dict:
+    """What ``streamparity build`` would write beside an engine of a published contract."""
+    ports = {
+        side: [{key: port[key] for key in ("name", "dtype", "shape")} for port in data["encoder"][side]]
+        for side in ("inputs", "outputs")
+    }
+    shapes = {"audio_signal": [[1, 128, 17], [1, 128, 121], [1, 128, 121]]}
+    return {"schema": "streamparity.engine/1", **ports, "profiles": [{"name": "step", "shapes": shapes}]}
+
+
+ENGINE = described_engine(document())
+ENGINE_PLACES = [path[:depth] for path in leaves(ENGINE) for depth in range(1, len(path) + 1)]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.sampled_from(ENGINE_PLACES), ANYTHING | st.lists(st.lists(st.integers(-2, 200), max_size=4), max_size=4))
+def test_no_description_of_an_engine_brings_the_check_down(tmp_path_factory, path, value):
+    file = tmp_path_factory.getbasetemp() / "fuzzed.engine.json"
+    file.write_text(json.dumps(changed(ENGINE, path, value)))
+    contract = Contract.read(CONTRACTS / f"{NAMES[0]}.json")
+    try:
+        check(contract, file)
+    except StreamparityError as error:
+        lines = [error.message, error.hint]
+        assert not any("\n" in line for line in lines)
+    file.write_text(json.dumps(ENGINE))
+    assert check(contract, file).ledger.disagreements == []
 
 
 # Values that two contracts may differ in: who wrote them, what the model is called, and what follows from the rest.
