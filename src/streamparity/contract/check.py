@@ -72,6 +72,7 @@ SILENT = (
 )
 EMPTY: tuple[Any, ...] = ([], {})
 MISSING, THERE = "missing", "there"
+STATELESS = "the graph forgets everything between chunks and repeats one token: it was exported without cache support"
 LONG = 16
 
 
@@ -121,7 +122,7 @@ class Ledger:
         self.compared.append(name)
         if contract != target:
             self.disagreements.append(
-                Disagreement(name, *_told_apart(contract, target), breaks(name), self.sources(name))
+                Disagreement(name, *_told_apart(contract, target), breaks(name, target), self.sources(name))
             )
 
     def compare_known(self, name: str, contract: Any, target: Any) -> None:
@@ -132,8 +133,10 @@ class Ledger:
             self.compare(name, contract, target)
 
 
-def breaks(name: str) -> str:
-    """What goes wrong when contract and target differ in ``name``."""
+def breaks(name: str, target: Any) -> str:
+    """What goes wrong when a target differs from its contract in ``name``."""
+    if target == MISSING and "cache_last" in name:
+        return STATELESS
     parts = [part.partition(" of ")[0] for part in name.split("/")]
     prefixes = ("/".join(parts[:count]) for count in range(len(parts), 0, -1))
     return next((BREAKS[prefix] for prefix in prefixes if prefix in BREAKS), "they do not describe the same thing")
