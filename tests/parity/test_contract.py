@@ -11,6 +11,7 @@ import jsonschema
 import pytest
 
 from streamparity.contract import Contract
+from streamparity.contract.check import STATELESS
 from streamparity.contract.derive import frame_grid
 from streamparity.contract.model import contract_schema
 from streamparity.contract.parts import Profile, ShapeRange, TensorRT
@@ -153,9 +154,9 @@ def test_ports(contract, workshop, tmp_path_factory, edit, names):
 
 def test_a_graph_whose_ports_are_wrong_is_not_run_and_a_missing_contract_part_is_told(contract, workshop):
     export = workshop.edited("contract-not-run", stateless)
-    assert check(contract, export / "encoder.onnx").notes == [
-        "encoder.onnx was not run: its ports are not those promised"
-    ]
+    checked = check(contract, export / "encoder.onnx")
+    assert checked.notes == ["encoder.onnx was not run: its ports are not those promised"]
+    assert {each.breaks for each in checked.ledger.disagreements} == {STATELESS}
     silent = replace(contract, decoder=None, encoder=None)
     assert check(silent, workshop.reference().folder).ledger.disagreements == []
 
