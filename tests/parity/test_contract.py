@@ -179,6 +179,10 @@ def test_a_dump_of_another_model_with_another_decoder(contract, workshop, tmp_pa
     manifest["decoder"]["blank_id"] = 39
     (dump / "dump.json").write_text(json.dumps(manifest))
     assert set(disagreements(contract, dump)) == {"model/sha256", "decoding/blank_id", "decoding/vocabulary"}
+    older = replace(contract, sources={})
+    assert set(disagreements(older, dump)) == {"model/sha256", "decoding/blank_id", "decoding/vocabulary"}
+    silent = section(older, "decoding", max_symbols=None)
+    assert check(silent, workshop.reference().folder).ledger.unknown == ["decoding/max_symbols"]
     wider = section(contract, "encoder", d_model=65)
     assert "encoder/inputs/cache_last_channel/shape" in disagreements(wider, workshop.reference().folder)
 

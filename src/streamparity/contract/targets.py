@@ -125,9 +125,9 @@ def _check_dump(contract: Contract, target: Path, ledger: Ledger, notes: list[st
     ours, theirs = contract.decoding, manifest.decoder
     if ours is not None and theirs is not None:
         for key in ("kind", "blank_id", "max_symbols"):
-            name = f"decoding/{key}"
-            if contract.knows(name):
-                ledger.compare(name, getattr(ours, key), getattr(theirs, key))
+            name, promised = f"decoding/{key}", getattr(ours, key)
+            if promised is not None or contract.knows(name):
+                ledger.compare(name, promised, getattr(theirs, key))
             else:
                 ledger.unknown.append(name)
         ledger.compare("decoding/durations", list(ours.durations), list(theirs.durations))
