@@ -39,6 +39,11 @@ class GraphPort:
     dtype: str
     shape: tuple[int | str | None, ...]
 
+    @property
+    def extents(self) -> tuple[int | None, ...]:
+        """The shape with ``None`` for whatever is not fixed."""
+        return tuple(extent if isinstance(extent, int) else None for extent in self.shape)
+
 
 class OnnxGraph:
     """An ONNX file without its external weights.
