@@ -456,7 +456,8 @@ NORMS = [
         "encoder.layers.{mid}.norm_out",
         written_out(lambda path, b: path == f"layers.{mid(b)}.norm_out", ANONYMOUS, centred=False),
     ),
-    graph("norms-epsilon-keras", "norm-epsilon", NORM0, written_out(every_norm, epsilon=1e-3)),
+    # In the other model what enters layer 0 has a variance of hundreds: there no epsilon is felt.
+    graph("norms-epsilon-keras", "norm-epsilon", NORM0, written_out(every_norm, epsilon=1e-3), only="demo"),
     graph(
         "norm-epsilon-in-one-written-out",
         "norm-epsilon",
@@ -468,6 +469,7 @@ NORMS = [
         "norm-epsilon",
         "encoder.layers.0",  # which norm's variance is small enough to show it first depends on the weights
         written_out(every_norm, ANONYMOUS, epsilon=1e-12),
+        only="demo",
     ),
     graph("norms-with-sample-variance", "graph-differs", NORM0, written_out(every_norm, unbiased=True)),
 ]
@@ -606,7 +608,8 @@ SHIFT = "positional-encoding-shift"
 ATTENTIONS = [
     graph("scores-by-root-of-d-model", "graph-differs", ATTENTION, score_scale(every)),
     graph("scores-by-root-of-d-model-in-one", "graph-differs", SA, score_scale(only(mid), ANONYMOUS)),
-    graph("softmax-over-queries", "graph-differs", SA, softmax_over_queries),
+    # Over queries, frames behind the mask do have an effect where a chunk has several.
+    graph("softmax-over-queries", ("graph-differs", "mask-missing"), SA, softmax_over_queries),
     graph("mask-of-minus-one", "mask-missing", ATTENTION, weak_mask(every)),
     graph("mask-of-minus-one-in-one", "mask-missing", SA, weak_mask(only(mid))),
     graph("empty-slots-attended", "mask-missing", ATTENTION, padding_attended),
@@ -770,7 +773,9 @@ CACHES = [
         ("cache-not-propagated", "wrong-attention-context"),
         CHANNEL_OUT,
         short_cache,
-        lambda b: first_with(b, slots(b) - 6),
+        lambda b: next(
+            i for i, c in enumerate(b.reference()) if int(c["out/cache_last_channel_next_len"][0]) > slots(b) - 6
+        ),
     ),
     graph("length-in-feature-frames", "cache-length-wrong", LENGTH_OUT, length_in_feature_frames),
     graph(
