@@ -150,8 +150,9 @@ def masked_once(model, bench) -> None:
 
 
 def mask_added(model, bench) -> None:
+    others = {n.name for n in model.graph.node if n.op_type == "Sub"}
     weak_mask(every)(model, bench)
-    for node in [n for n in model.graph.node if n.op_type == "Sub" and "self_attn" in n.name]:
+    for node in [n for n in model.graph.node if n.op_type == "Sub" and n.name not in others]:
         g = Graft(model, scope_of(node))
         g.before(node, 1, lambda x, g=g: g("Mul", x, g.floats(30000.0)))
 
