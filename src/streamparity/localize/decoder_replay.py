@@ -25,14 +25,20 @@ def replay(
     chunk: int,
     policy: TolerancePolicy,
 ) -> dict[str, PieceError]:
-    """Errors of predictor and joint in one chunk, each call from the reference's frame, label and state.
+    """Errors of predictor and joint in one chunk, each call from the reference's frame, label and state."""
+    actual, wanted = replayed(reference, transducer, chunk)
+    return errors([spec for spec in specs if spec.kind == "decoder"], wanted, actual, policy)
 
-    Nothing where the dump does not hold the predictor's states and the joint's rows.
+
+def replayed(reference: DumpReader, transducer: Transducer, chunk: int) -> tuple[dict[str, Array], dict[str, Array]]:
+    """What predictor and joint make of the reference's calls of one chunk, and what they should make of them.
+
+    Nothing where the dump does not hold the predictor's states and the joint's rows, or the two cannot run.
     """
     manifest = reference.manifest
     expected = reference.chunk(chunk)
     if manifest.decoder is None or not {*STATES, f"tap/{JOINT}"} <= set(expected):
-        return {}
+        return {}, {}
     # consumed[k] is the label after which the predictor was in state k; the blank begins a stream.
     consumed, states = [manifest.decoder.blank_id], list[tuple[Array, ...]]()
     lines = reference.trace()
@@ -60,7 +66,7 @@ def replay(
             if line["label"] != manifest.decoder.blank_id:
                 consumed.append(line["label"])
     except (StepFailed, IndexError):
-        return {}
+        return {}, {}
     actual: dict[str, Array] = {}
     if rows:
         actual[f"tap/{JOINT}"] = log_probabilities(np.stack(rows), manifest.decoder)
@@ -73,4 +79,4 @@ def replay(
         name = f"tap/{PREDICTION}"
         actual[name] = np.stack(predictions)
         wanted[name] = expected[name][: len(predictions)] if name in expected else actual[name]
-    return errors([spec for spec in specs if spec.kind == "decoder"], wanted, actual, policy)
+    return actual, wanted

@@ -155,21 +155,24 @@ class OnnxGraph:
 
     def with_outputs(self, names: Sequence[str]) -> bytes:
         """The graph, serialised, with inner tensors marked as outputs."""
-        import onnx
-
-        proto = onnx.ModelProto()
-        proto.CopyFrom(self.proto)
-        present = {value.name for value in proto.graph.output}
-        for name in dict.fromkeys(names):
-            if name not in present:
-                proto.graph.output.append(onnx.ValueInfoProto(name=name))
-        data: bytes = proto.SerializeToString()
-        return data
+        return with_outputs(self.proto, names)
 
     def cut_at(self, names: Sequence[str], outputs: Sequence[str]) -> bytes:
         """The graph, serialised, cut at inner tensors (:func:`streamparity.runners.onnx_cut.cut`)."""
         data: bytes = cut(self.proto, names, outputs, self.types()).SerializeToString()
         return data
+
+
+def with_outputs(proto: Any, names: Sequence[str]) -> bytes:
+    """A graph, serialised, with inner tensors marked as outputs."""
+    import onnx
+
+    marked = onnx.ModelProto()
+    marked.CopyFrom(proto)
+    present = {value.name for value in marked.graph.output}
+    marked.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(names) if name not in present)
+    data: bytes = marked.SerializeToString()
+    return data
 
 
 def module_path(node_name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,7 +24,7 @@ from ..tensors import (
 )
 from .base import Runner, RunnerOptions, StepInput
 from .onnx_cut import FED
-from .onnx_graph import STATELESS_HINT, OnnxGraph, missing_ports, module_path
+from .onnx_graph import STATELESS_HINT, OnnxGraph, missing_ports, module_path, with_outputs
 from .onnx_weights import weights
 from .transducer import State, TransducerStep
 from .weight import Weight
@@ -234,6 +235,16 @@ class OrtTransducer:
                 f"decoder_joint's state has shape {list(shape)}: its size is not known", "export it with fixed sizes"
             )
         return layers, 1, width
+
+    def edited(self, proto: Any) -> OrtTransducer:
+        """The same predictor and joint by an edited copy of their graph.
+
+        Raises:
+            StreamparityError: ONNX Runtime refuses it.
+        """
+        other, seen = copy(self), [name for name in (self._prediction,) if name is not None]
+        other._session = create_session(self.graph, with_outputs(proto, seen), {"optimization": "disable"})
+        return other
 
     def initial_state(self) -> State:
         """Zeros ``[L, 1, H]`` for each state tensor."""
