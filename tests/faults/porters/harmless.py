@@ -8,12 +8,14 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from .bench import Bench
-from .edits import constant, producer, rewrite, value_of
-from .fault import Harmless, Planted
-from .harmless import optimised
-from .porter_edits import ANONYMOUS, EXPORTER, NONE, Graft, bypass, place_of, rename_initializer
-from .porter_faults import ENCODER, every, every_norm, find, heads, weak_mask, width, written_out
+from ..bench import Bench
+from ..edits import constant, find, producer, rewrite, value_of
+from ..fault import Harmless, Planted
+from ..harmless import ENCODER, optimised
+from .attention import weak_mask
+from .build import JOINT_FILE, every, heads, width
+from .graft import ANONYMOUS, EXPORTER, NONE, Graft, bypass, place_of, rename_initializer
+from .norms import every_norm, written_out
 
 
 def changed(name: str, edit: Callable, file: str = "encoder.onnx", unmatched: bool = False, **about) -> Harmless:
@@ -237,7 +239,6 @@ def fully_optimised(bench: Bench) -> Planted:
     return optimised("ORT_ENABLE_ALL")(bench)
 
 
-JOINT_FILE = "decoder_joint.onnx"
 CHANGES = [
     changed("porter-all-renamed", renamed, unmatched=True),
     changed("porter-decoder-renamed", renamed, JOINT_FILE, unmatched=True),

@@ -11,7 +11,7 @@ from streamparity.demo import demo_audio, demo_recordings
 from streamparity.runners import StepInput
 from streamparity.tensors import Array
 
-from .loop_faults import DrivenRunner
+from ..loop_faults import DrivenRunner
 
 RATE, N_FFT, WINDOW, HOP, MELS, GUARD = 16000, 512, 400, 160, 128, 2.0**-24
 
@@ -36,13 +36,12 @@ def log_mel(
     power: float = 2.0,
     logarithm: str = "add",
     dither: float = 0.0,
-    gain: float = 1.0,
     normalised: bool = False,
 ) -> Array:
     """Features ``[mel, frames]`` of the recording that the dump is of; the last frame is zero, as NeMo's is."""
     import librosa
 
-    signal = samples() * gain
+    signal = samples()
     signal = signal + dither * np.random.default_rng(0).standard_normal(signal.shape)
     signal = np.concatenate([signal[:1], signal[1:] - preemphasis * signal[:-1]])
     count = len(signal) // HOP + 1
