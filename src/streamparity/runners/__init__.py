@@ -2,6 +2,16 @@
 
 from .base import Runner, RunnerOptions, StepInput
 from .registry import backend, backend_names
-from .transducer import Transducer, TransducerStep
+from .transducer import CtcHead, SplitTransducer, Transducer, TransducerStep
 
-__all__ = ["Runner", "RunnerOptions", "StepInput", "Transducer", "TransducerStep", "backend", "backend_names"]
+__all__ = [
+    "CtcHead",
+    "Runner",
+    "RunnerOptions",
+    "SplitTransducer",
+    "StepInput",
+    "Transducer",
+    "TransducerStep",
+    "backend",
+    "backend_names",
+]

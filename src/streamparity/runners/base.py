@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from ..errors import StreamparityError
 from ..schedule import StreamingConfig
 from ..tensors import Array, TensorSpec
-from .transducer import Transducer
+from .transducer import CtcHead, Transducer
 from .weight import Weight
 
 
@@ -64,6 +64,7 @@ class Runner(ABC):
         model_sha256: hash of the NeMo model that the model under test came from, where that is known.
         unmatched: taps asked for that the model does not have, with the reason.
         transducer: predictor and joint, where the model has them.
+        ctc: the CTC head, where the model has one.
         math: arithmetic settings that move numbers.
         arithmetic: dtype in which the model computes, where the arrays it returns do not say.
         threads: threads per operator, where the backend says.
@@ -81,6 +82,7 @@ class Runner(ABC):
         self.model_sha256: str | None = None
         self.unmatched: dict[str, str] = {}
         self.transducer: Transducer | None = None
+        self.ctc: CtcHead | None = None
         self.math: dict[str, Any] = {"tf32": None}
         self.arithmetic: str | None = None
         self.threads: int | None = None
