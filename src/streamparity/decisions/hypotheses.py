@@ -187,11 +187,11 @@ def hypotheses(
             )
     yield Hypothesis("state-not-carried", "the predictor begins anew with every chunk", StateLost)
     yield from _of_tdt(rules, candidate)
-    longest = labels_on_a_frame(candidate, rules)
+    longest = decisions_on_a_frame(candidate)
     if rules.max_symbols is not None and longest > rules.max_symbols:
         yield Hypothesis(
             "max-symbols-unenforced",
-            f"up to {longest} labels are emitted on one frame, where {rules.max_symbols} are allowed",
+            f"{longest} decisions are made on one frame, where max_symbols {rules.max_symbols} ends it",
             Unlimited,
             {"limit": longest},
         )
@@ -256,9 +256,9 @@ def _of_the_start(transducer: Transducer, rules: Decoder) -> Iterator[Hypothesis
         )
 
 
-def labels_on_a_frame(trace: DecisionTrace, rules: Decoder) -> int:
-    """Most labels that a trace has on one frame."""
-    return _most(trace, lambda label: label != rules.blank_id)
+def decisions_on_a_frame(trace: DecisionTrace) -> int:
+    """Most decisions that a trace has on one frame."""
+    return _most(trace, lambda label: True)
 
 
 def blanks_on_a_frame(trace: DecisionTrace, rules: Decoder) -> int:

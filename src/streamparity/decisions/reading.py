@@ -57,6 +57,7 @@ class _Reader:
         self._utterances: list[int] = []
         self._place = 0
         self._last = (0, -1, -1)
+        self._on_frame = 0
 
     def add(self, place: int, raw: bytes) -> None:
         self._place = place
@@ -72,6 +73,8 @@ class _Reader:
         clean = self._placed(line)
         clean |= self._decided(line) | self._scores(line)
         self._in_order(utterance, clean)
+        if clean["step"] is None:
+            clean["step"] = self._on_frame
         self._lines.append(clean)
         self._utterances.append(utterance)
         if len(self._lines) > MOST_SYMBOLS * (self._starts[-1] + 1) * (utterance + 1):
@@ -152,6 +155,7 @@ class _Reader:
                 ),
                 "write decisions in the order they are made, every chunk once; number decodings with utterance",
             )
+        self._on_frame = self._on_frame + 1 if here == self._last else 0
         self._last = here
 
     def _known_label(self, label: int) -> None:

@@ -48,9 +48,9 @@ def robustness(
     """The smallest margin, and the smallest encoder error that can turn one of the narrowest decisions.
 
     A margin ``m`` between two scores whose difference has the gradient ``g`` with respect to the encoder frame is used
-    up by an error of ``m / sum(abs(g))`` in every value, each in its worst direction (``survives_max_abs``), no less; the
-    gradient is measured by nudging every value of the frame. An error that is not conspiring needs to be of root mean
-    square ``m / norm(g)`` (``survives_rmse``) before its typical effect is as large.
+    up by an error of ``m / sum(abs(g))`` in every value, each in its worst direction (``survives_max_abs``), no less;
+    the gradient is measured by nudging every value of the frame. An error that is not conspiring needs to be of root
+    mean square ``m / norm(g)`` (``survives_rmse``) before its typical effect is as large.
 
     Args:
         head: what decides; without it there are margins only.

@@ -24,14 +24,15 @@ UNIT = 1e-3  # how far from 1 the probabilities of both heads together may be
 def symptoms(reference: DecisionTrace, candidate: DecisionTrace, rules: Decoder) -> Iterator[Finding]:
     """Faults that the decisions show."""
     utterances = candidate.utterances()
+    shifted = list(_shifted(reference, utterances[0], rules))
+    yield from shifted
     if rules.kind == "ctc":
         yield from _collapsing(reference, utterances, rules)
-    else:
+    elif not shifted:  # else one cannot tell which label is the blank
         yield from _frames(utterances, rules, candidate)
         yield from _states(utterances, rules)
     yield from _normalisation(reference, candidate)
     yield from _reset(reference, utterances)
-    yield from _shifted(reference, utterances[0], rules)
     yield from _degenerate(reference, candidate)
 
 
@@ -55,16 +56,33 @@ def _frames(utterances: Sequence[DecisionTrace], rules: Decoder, candidate: Deci
     wrong = [(a, b) for a, b in moves if b.at - a.at != advance(rules, a.label, a.duration, a.step + 1)]
     if not wrong:
         return
-    evidence: dict[str, Any] = {"moves": len(moves), "wrong": len(wrong), "first_chunk": wrong[0][0].chunk}
-    if all(b.at - a.at == advance(rules, a.label, None, a.step + 1) for a, b in moves):
-        yield _of("durations-ignored", 0.95, "decoding moves on as in RNN-T, whatever the durations say", **evidence)
-    elif all(b.at - a.at == 1 for a, b in moves):
-        yield _of("durations-ignored", 0.95, "decoding moves on by one frame, whatever the durations say", **evidence)
-    elif all(b.chunk > a.chunk and b.frame == 0 for a, b in wrong):
-        yield _of("time-jump-lost", 0.9, "durations that lead past the end of a chunk are cut off there", **evidence)
-    elif all(a.label == rules.blank_id for a, _ in wrong) or all(a.label != rules.blank_id for a, _ in wrong):
-        which = "blanks" if wrong[0][0].label == rules.blank_id else "labels"
-        yield _of("durations-ignored", 0.8, f"decoding does not move on by the durations of {which}", **evidence)
+    evidence = {"moves": len(moves), "wrong": len(wrong), "first_chunk": wrong[0][0].chunk}
+
+    def follow(blanks: bool, labels: bool) -> bool:
+        """Whether durations are followed after blanks and labels just where it says so."""
+        return all(
+            b.at - a.at
+            == advance(
+                rules, a.label, a.duration if (blanks if a.label == rules.blank_id else labels) else None, a.step + 1
+            )
+            for a, b in moves
+        )
+
+    ignored = "decoding does not move on by the durations"
+    explanations = [
+        ("durations-ignored", f"{ignored}, but as RNN-T does", follow(False, False)),
+        ("durations-ignored", f"{ignored}, but by one frame", all(b.at - a.at == 1 for a, b in moves)),
+        ("durations-ignored", f"{ignored} of blanks", follow(False, True)),
+        ("durations-ignored", f"{ignored} of labels", follow(True, False)),
+        (
+            "time-jump-lost",
+            "durations that lead past the end of a chunk are cut off there",
+            all(b.chunk > a.chunk and b.frame == 0 for a, b in wrong),
+        ),
+    ]
+    first = {code: message for code, message, holds in reversed(explanations) if holds}
+    for code, message in first.items():
+        yield _of(code, 0.95 / len(first), message, **evidence)
 
 
 def _states(utterances: Sequence[DecisionTrace], rules: Decoder) -> Iterator[Finding]:
