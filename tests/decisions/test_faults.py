@@ -14,7 +14,7 @@ from streamparity.decisions.trace import starts_of
 
 from .tiny import Tiny, port
 
-SEEDS = range(12)
+SEEDS = range(8)
 FAULTS = {
     "twice": "predictor-fed-twice",
     "again": "predictor-fed-twice",

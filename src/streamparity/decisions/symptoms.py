@@ -12,7 +12,7 @@ from ..dump.manifest import Decoder
 from ..dump.trace import advance
 from ..localize.finding import Finding
 from .alignment import first_difference
-from .hypotheses import blanks_on_a_frame, labels_on_a_frame, shifts
+from .hypotheses import blanks_on_a_frame, decisions_on_a_frame, shifts
 from .simulation import FIX
 from .trace import DecisionTrace, Step
 
@@ -38,14 +38,14 @@ def symptoms(reference: DecisionTrace, candidate: DecisionTrace, rules: Decoder)
 
 def _frames(utterances: Sequence[DecisionTrace], rules: Decoder, candidate: DecisionTrace) -> Iterator[Finding]:
     """Where decoding went, against where the rules lead."""
-    longest, limit = labels_on_a_frame(candidate, rules), rules.max_symbols
-    # Without durations the port may have stayed because a TDT label told it to; both ways it is too long.
-    if limit is not None and longest > limit:
-        message = f"up to {longest} labels are emitted on one frame, where {limit} are allowed"
+    longest, limit = decisions_on_a_frame(candidate), rules.max_symbols
+    stuck = blanks_on_a_frame(candidate, rules)
+    # Right after the last label allowed the frame is left; a guard against stuck blanks is another matter.
+    if limit is not None and longest > limit and stuck < 2:
+        message = f"{longest} decisions are made on one frame, where max_symbols {limit} ends it"
         yield _of("max-symbols-unenforced", 0.95, message, longest=longest, max_symbols=limit)
     if not candidate.whole:
         return
-    stuck = blanks_on_a_frame(candidate, rules)
     if stuck > 1:
         message = f"a blank is decided up to {stuck} times on the same frame: it must move on by one at least"
         code = "blank-duration-zero-stuck" if rules.durations else "blank-does-not-advance"
@@ -60,12 +60,10 @@ def _frames(utterances: Sequence[DecisionTrace], rules: Decoder, candidate: Deci
 
     def follow(blanks: bool, labels: bool) -> bool:
         """Whether durations are followed after blanks and labels just where it says so."""
+        durations = [a.duration if (blanks if a.label == rules.blank_id else labels) else None for a, _ in moves]
         return all(
-            b.at - a.at
-            == advance(
-                rules, a.label, a.duration if (blanks if a.label == rules.blank_id else labels) else None, a.step + 1
-            )
-            for a, b in moves
+            b.at - a.at == advance(rules, a.label, duration, a.step + 1)
+            for (a, b), duration in zip(moves, durations, strict=True)
         )
 
     ignored = "decoding does not move on by the durations"
