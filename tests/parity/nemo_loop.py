@@ -40,5 +40,5 @@ def nemo_loop(module, samples: np.ndarray, schedule: str) -> Alone:
         alone.tokens = [int(label) for label in hypotheses[0].y_sequence]
         alone.frames = [int(frame) for frame in hypotheses[0].timestamp]
     else:
-        alone.best, alone.text = best[0].tolist(), text[0]
+        alone.best, alone.text = best[0].tolist(), text[0].text
     return alone

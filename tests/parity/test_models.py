@@ -113,7 +113,7 @@ def test_cache_drop_size_holds_for_dump_export_and_both_backends(variants, tmp_p
     streaming = StreamingOptions((256, -1), 6, 3, drop)
     model = load_model(str(variants.path("tdt")))
     with demo_audio(demo_recordings()[0]) as audio:
-        manifest = dump(model, audio, tmp_path / "reference", DumpOptions(streaming, limit=5))
+        manifest = dump(model, audio, tmp_path / "reference", DumpOptions(streaming, limit=5, noise_floor=True))
     assert manifest.streaming.cache_drop_size == drop
     export(model, tmp_path / "export", streaming)
     for options in (RunOptions("torch", variants.path("tdt")), RunOptions("ort", tmp_path / "export")):

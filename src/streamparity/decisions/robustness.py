@@ -129,4 +129,4 @@ def _scores(head: Head, rules: Decoder, frame: Array, memory: Memory | None) -> 
     if memory is None:
         scores: Array = head.scores(typed[None])[0]  # type: ignore[union-attr]  # chosen by the kind
         return scores
-    return Predictor(head).score(typed, Memory(memory.label, memory.state))  # type: ignore[arg-type]
+    return Predictor(head).score(typed, memory)  # type: ignore[arg-type]
