@@ -135,8 +135,8 @@ def page_of(sections: Sequence[str], rounds: int) -> str:
 Written by `make bench-decode`; what is measured and how is in [README.md](README.md).
 
 The longest shipped recording, batch size 1, one thread, chunk by chunk. A step is one evaluation of the joint.
-{rounds} rounds, the programs taking turns; every figure is the median (least–most). {platform.machine()}, {cores} cores; \
-{installed}. Other work ran on the same cores: read the ratios, which are between passes of one round, rather than the rates.
+{rounds} rounds, the programs taking turns; every figure is the median (least–most), and a ratio is between passes of \
+the same round. {platform.machine()}, {cores} cores; {installed}.
 
 {body}
 """
