@@ -230,12 +230,17 @@ def _side(step: Step | None, rules: Decoder) -> dict[str, Any] | None:
         "chunk": step.chunk,
         "frame": step.frame,
         "step": step.step,
-        "top": [{"label": c.value, "piece": piece(c.value, rules), "logit": c.logit} for c in step.top],
-        "durations": [{"duration": c.value, "logit": c.logit} for c in step.durations],
+        "top": [{"label": c.value, "piece": piece(c.value, rules), **_score(c.logit, step.lse)} for c in step.top],
+        "durations": [{"duration": c.value, **_score(c.logit, step.duration_lse)} for c in step.durations],
         "lse": step.lse,
         "duration_lse": step.duration_lse,
         "state": step.state,
     }
+
+
+def _score(logit: float | None, lse: float | None) -> dict[str, float | None]:
+    """A score as the head gave it, and as a log-probability of its head, in which both sides can be compared."""
+    return {"logit": logit, "log_prob": None if logit is None or lse is None else logit - lse}
 
 
 def piece(label: int, rules: Decoder) -> str:

@@ -37,7 +37,7 @@ def render(result: Mapping[str, Any], console: Console | None = None) -> None:
 def headline(result: Mapping[str, Any]) -> str:
     """The verdict in one line."""
     steps, difference = result["steps"], result["first_difference"]
-    total = f"{steps['equal']} of {steps['reference']} {steps['compared']} are the same"
+    total = f"the first {steps['equal']} of {steps['reference']} {steps['compared']} are the same"
     if difference is None:
         total = f"all {steps['equal']} {steps['compared']} are the same"
     elif difference["kind"] == "near-tie":
@@ -90,8 +90,8 @@ def _elsewhere(found: Mapping[str, Any]) -> str:
 
 def _choice(choice: Mapping[str, Any], name: str) -> str:
     spelt = f" {choice['piece']}" if name == "label" else ""
-    logit = "-" if choice["logit"] is None else f"{choice['logit']:.6g}"
-    return f"{choice[name]}{spelt} ({logit})"
+    score = choice["logit"] if choice["log_prob"] is None else choice["log_prob"]
+    return f"{choice[name]}{spelt} ({'-' if score is None else f'{score:.4f}'})"
 
 
 def _margin(choices: Sequence[Mapping[str, Any]]) -> float | None:
@@ -127,10 +127,10 @@ def _robustness(found: Mapping[str, Any] | None) -> Iterator[str]:
     if found["survives_max_abs"] is None:
         yield narrowest
         return
-    floors = "" if found["floors"] is None else f", {found['floors']:.0f} times what float32 costs it"
-    survives = f"{_figure(found['survives_max_abs'])} in every value at worst"
-    usual = f"{_figure(found['survives_rmse'])} (RMS) if it does not conspire"
-    yield f"{narrowest}; the transcript survives an encoder error of {survives}{floors}, {usual}"
+    floors = "" if found["floors"] is None else f", {found['floors']:.2g} times what float32 costs it"
+    yield f"{narrowest}; to turn one of the {found['examined']} narrowest decisions takes an encoder error of"
+    yield f"  {_figure(found['survives_max_abs'])} in every value, each in its worst direction{floors};"
+    yield f"  {_figure(found['survives_rmse'])} (RMS) at random"
 
 
 def _histogram(durations: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
