@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from streamparity.decode import GreedyDecoder
+from streamparity.decode import CtcDecoder, GreedyDecoder
 from streamparity.dump import Decoder
 from streamparity.dump.trace import emitted
 from streamparity.reference.nemo import import_nemo
@@ -135,3 +135,35 @@ def test_every_step_is_the_one_that_nemo_takes(block):
     assert kinds == {"rnnt", "tdt"}
     assert compared == 45 * 12
     assert min(silent, limited, jumped) > 30
+
+
+def test_ctc_emits_what_nemo_emits():
+    from nemo.collections.asr.parts.submodules.ctc_decoding import CTCDecoding
+    from omegaconf import OmegaConf
+
+    import_nemo()
+    compared = repeated = 0
+    for seed in range(20):
+        draw = np.random.default_rng(seed)
+        vocabulary = list("abcdefgh"[: int(draw.integers(1, 9))])
+        rules = Decoder("ctc", len(vocabulary), None, (), tuple(vocabulary))
+        nemo = CTCDecoding(OmegaConf.create({"strategy": "greedy_batch"}), vocabulary=vocabulary)
+        rows: list[np.ndarray] = []
+        ours = CtcDecoder(SimpleNamespace(scores=lambda frames: frames), rules)
+        emitted_so_far: list[int] = []
+        for length in draw.choice([0, 1, 1, 2, 5], size=30):
+            scores = np.log(draw.dirichlet(np.full(rules.labels, 0.2), length) + 1e-9).astype(np.float32)
+            if rows and length and draw.random() < 0.5:
+                scores[0] = rows[-1]  # a label that lasts over the boundary
+            rows += list(scores)
+            emitted_so_far += ours.chunk(scores).labels
+            compared += 1
+            if not rows or compared % 6:
+                continue
+            whole = torch.from_numpy(np.stack(rows))[None]
+            text = nemo.ctc_decoder_predictions_tensor(whole, decoder_lengths=torch.tensor([len(rows)]))[0].text
+            assert "".join(vocabulary[label] for label in emitted_so_far) == text, seed
+        best = np.argmax(np.stack(rows), axis=1)
+        repeated += int((best[1:] == best[:-1]).sum())
+    assert compared == 600
+    assert repeated > 100

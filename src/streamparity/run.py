@@ -17,6 +17,7 @@ from .comparison import Comparator, TolerancePolicy, compare_tokens, incomplete,
 from .comparison.facts import CandidateFacts
 from .comparison.result import build
 from .comparison.statistics import WORST
+from .decisions import dumps_near_tie
 from .decode import CandidateDecoder, head_of
 from .dump import DumpReader
 from .errors import Stateless, StepFailed, StreamparityError
@@ -164,6 +165,8 @@ def _run_saved(
     saved.finish(labels, failure)
     comparison = comparator.finish(lambda: _pairs(reference, DumpReader(folder)))
     tokens = compare_tokens(reference, labels, comparator.compared_chunks)
+    if tokens is not None and not tokens["equal"] and reference.manifest.decoder is not None:
+        tokens["near_tie"] = dumps_near_tie(reference, DumpReader(folder), reference.manifest.decoder, policy)
     seen = Seen(reference, specs, policy, comparison, tokens, observation, watch, runner)
     found = examine(seen, options.backend, options.model, options.settings) if options.localize else at_a_glance(seen)
     remarks = [*notes, *found.remarks]

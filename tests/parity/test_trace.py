@@ -12,6 +12,7 @@ import pytest
 from plant_fault import zero_layer_cache
 from streamparity.demo import demo_audio, demo_recordings
 from streamparity.dump import DumpReader
+from streamparity.run import RunOptions, run
 from streamparity.tracing import TraceOptions, trace
 
 from ..decisions.tiny import port
@@ -258,6 +259,11 @@ def test_a_near_tie_under_the_noise_floor_is_one_and_no_fault(tied, monkeypatch)
         assert max(found["reference_margin"], found["candidate_margin"]) <= found["explained"] + found["allowed"]
         assert (result["verdict"], result["diagnosis"]) == ("pass", [])
         assert (result["forced"]["near_ties"], result["forced"]["flips"]) == (1, 0)
+    with monkeypatch.context() as patch:
+        noisy(patch, below, results.index(parted[0]))
+        tokens = run(reference, RunOptions("torch", path))["tokens"]
+        # The same words may come of it, or others: then it is said that they hang on a tie.
+        assert tokens["near_tie"] == (not tokens["equal"])
     # The tie is what the transcript survives least.
     assert parted[0]["robustness"]["floors"] < 1
 
@@ -269,4 +275,27 @@ def test_the_same_decision_turned_by_more_than_the_floor_is_a_flip(tied, monkeyp
     assert result["verdict"] == "fail"
     found = result["first_difference"]
     assert (found["kind"], found["encoder_ok"]) == ("flip", False)
+    noisy(monkeypatch, 2.0, 1)
+    tokens = run(reference, RunOptions("torch", path))["tokens"]
+    assert (tokens["equal"], tokens["near_tie"]) == (False, False)
     assert "past its tolerance" in found["reason"]
+
+
+@pytest.mark.parametrize("head", ["rnnt", "ctc"])
+def test_the_offline_transcript_is_kept_and_measured_against(variants, tmp_path, head):
+    from streamparity.reference.dumper import DumpOptions, dump
+    from streamparity.reference.nemo import load_model
+
+    model = load_model(str(variants.path("hybrid")))
+    options = DumpOptions(variants.streaming("hybrid"), decoder=head, offline_text=True)
+    with demo_audio(demo_recordings()[0]) as audio:
+        manifest = dump(model, audio, tmp_path / "reference", options)
+        # A finished dump may be resumed with or without it.
+        dump(model, audio, tmp_path / "reference", DumpOptions(options.streaming, decoder=head, resume=True))
+    offline = manifest.extra["offline_text"]
+    assert len(offline) > 10
+    result = trace(DumpReader(tmp_path / "reference"), TraceOptions("ort", variants.export("hybrid"), offline=offline))
+    rates = result["transcripts"]["error_rates"]
+    assert rates["candidate_to_offline"] == rates["reference_to_offline"]
+    # The padded schedule shifts the subsampling grid: near to the offline transcript, not the same.
+    assert rates["candidate_to_offline"]["cer"] < 1

@@ -30,6 +30,9 @@ from .common import note, progress_bar, streaming_options, with_options
     type=click.Choice(["rnnt", "ctc"]),
     help="Which head of a hybrid decodes (rnnt: TDT too); default: the one it is set to.",
 )
+@click.option(
+    "--offline-text", is_flag=True, help="Also decode the whole recording at once, for error rates in `trace`."
+)
 @click.option("--device", default="cpu", show_default=True, help="Torch device.")
 @click.option("--force", is_flag=True, help="Replace an earlier dump.")
 @click.option("--resume", is_flag=True, help="Go on with a dump that was cut off, to the same bytes.")
@@ -46,6 +49,7 @@ def command(
     resume: bool,
     noise_floor: bool,
     decoder: str | None,
+    offline_text: bool,
     **streaming: Any,
 ) -> None:
     """Stream a recording through a NeMo model and write every stage down.
@@ -66,6 +70,7 @@ def command(
         resume,
         noise_floor,
         decoder,
+        offline_text,
     )
     loaded = load_model(model, device)
     with progress_bar("dump") as progress:

@@ -21,7 +21,7 @@ def reference_tokens(reference: DumpReader, chunks: int) -> list[int] | None:
 
 
 def compare_tokens(reference: DumpReader, candidate: Sequence[int] | None, chunks: int) -> dict[str, Any] | None:
-    """The result's ``tokens`` object, ``None`` where a side decoded nothing; ``near_tie`` is not judged yet.
+    """The result's ``tokens`` object, ``None`` where a side decoded nothing; ``near_tie`` is open where they differ.
 
     Args:
         reference: the dump.
@@ -48,5 +48,5 @@ def compare_tokens(reference: DumpReader, candidate: Sequence[int] | None, chunk
         "reference_text": decoder.text(expected),
         "candidate_text": decoder.text(actual),
         "first_difference": difference,
-        "near_tie": None,
+        "near_tie": False if expected == actual else None,
     }

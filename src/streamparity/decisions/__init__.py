@@ -3,5 +3,6 @@
 from .analysis import SCHEMA, Question, analyse
 from .reading import read_trace_file
 from .sides import Recorded, Side, recorded
+from .ties import dumps_near_tie
 
-__all__ = ["SCHEMA", "Question", "Recorded", "Side", "analyse", "read_trace_file", "recorded"]
+__all__ = ["SCHEMA", "Question", "Recorded", "Side", "analyse", "dumps_near_tie", "read_trace_file", "recorded"]

@@ -9,11 +9,12 @@ from typing import Any, Literal
 import numpy as np
 
 from ..comparison import TolerancePolicy
+from ..dump import DumpReader
 from ..dump.decoder import CTC_HEAD, JOINT
 from ..dump.manifest import Decoder
 from ..tensors import Array
-from .alignment import Difference
-from .sides import Frames, Recorded
+from .alignment import Difference, first_difference
+from .sides import Frames, Recorded, recorded
 from .trace import Choice, Step
 
 FLOAT32 = np.dtype(np.float32)
@@ -151,6 +152,22 @@ class Judge:
         step = self.reference.trace.steps[index]
         scores = [choice.logit for choice in step.top if choice.logit is not None]
         return tolerance.atol + tolerance.rtol * max(map(abs, scores), default=0.0)
+
+
+def dumps_near_tie(
+    reference: DumpReader, candidate: DumpReader, rules: Decoder, policy: TolerancePolicy
+) -> bool | None:
+    """Whether the first decision in which two dumps part is a near tie; ``None`` where they do not hold it.
+
+    Without a model at hand only arithmetic counts, not what the encoder's own difference explains.
+    """
+    theirs = recorded(candidate, rules)
+    ours = recorded(reference, rules, len(theirs.frames))
+    difference = first_difference(ours.trace, theirs.trace)
+    if difference is None or not theirs.trace.steps:
+        return None
+    # Up to the difference both have the same history, so that the candidate's rows are those along the reference's.
+    return Judge(rules, ours, policy, theirs.frames, theirs.rows).judge(difference).kind == "near-tie"
 
 
 _LOGIC = {

@@ -19,6 +19,7 @@ from .audio import open_recording
 from .features import WHOLE_UTTERANCE, FeatureStream
 from .nemo import LoadedModel, StreamingOptions, choose_decoder, configure_streaming, decoder_of
 from .noise_floor import measure
+from .offline import offline_text
 from .streamer import ReferenceStreamer
 from .taps import choose_taps
 
@@ -35,6 +36,7 @@ class DumpOptions:
     resume: bool = False
     noise_floor: bool = False
     decoder: str | None = None
+    offline_text: bool = False
 
 
 def dump(
@@ -129,6 +131,8 @@ def dump(
     tokens, text = None, None
     if decoder is not None:
         tokens, text = streamer.tokens, spoken(module, streamer.tokens)
+    if options.offline_text:
+        writer.annotate(offline_text=offline_text(module, features))
     anatomy_of(module).write(out)
     finished = writer.finish(tokens, text)
     if options.noise_floor:
