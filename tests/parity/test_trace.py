@@ -12,6 +12,7 @@ import pytest
 from plant_fault import zero_layer_cache
 from streamparity.demo import demo_audio, demo_recordings
 from streamparity.dump import DumpReader
+from streamparity.inspection import inspect
 from streamparity.run import RunOptions, run
 from streamparity.tracing import TraceOptions, trace
 
@@ -40,6 +41,10 @@ def test_every_kind_of_decoder_is_traced_end_to_end(sources, tmp_path, backend, 
     assert (result["verdict"], result["first_difference"], result["diagnosis"]) == ("pass", None, [])
     assert result["steps"]["equal"] == len(reference.trace()) > 15
     assert result["transcripts"]["error_rates"]["candidate_to_reference"]["wer"] == 0
+    if (export / "ctc_decoder.onnx").exists():
+        described = inspect(export / "ctc_decoder.onnx")
+        assert (described["summary"]["role"], described["findings"]) == ("ctc_decoder", [])
+    assert (export / "ctc_decoder.onnx").exists() == (name in ("ctc", "hybrid"))
     kind = reference.manifest.decoder.kind
     assert kind == ("ctc" if "ctc" in (name, head) else "tdt" if name == "tdt" else "rnnt")
     assert all(row["ran"] and row["first_flip"] is None for row in result["swap"]["rows"])
@@ -93,6 +98,8 @@ def test_separate_graphs_and_joints_with_and_without_softmax_are_accepted(source
     result = trace(reference, TraceOptions("ort", three, reference_model=export))
     assert (result["verdict"], result["diagnosis"]) == ("pass", [])
     assert len(result["swap"]["rows"]) == 8
+    roles = [inspect(three / f"{graph}.onnx")["summary"]["role"] for graph in ("encoder", "decoder", "joint")]
+    assert roles == ["encoder", "predictor", "joint"]
     normalised = edited(three, tmp_path / "softmaxed", "joint.onnx", softmaxed)
     result = trace(reference, TraceOptions("ort", normalised))
     assert (result["verdict"], result["diagnosis"]) == ("pass", [])

@@ -163,7 +163,8 @@ def _diagnosis(
     frames = q.candidate.frames if q.candidate.frames is not None else q.recorded.frames
     tie = judgement is not None and judgement.kind == "near-tie"
     if difference is not None and not tie and q.rules.kind != "ctc" and q.trace is not None and head is not None:
-        findings += simulate(head, q.rules, frames, q.trace)  # type: ignore[arg-type]  # no CTC head: see the kind
+        own = q.candidate.frames is not None
+        findings += simulate(head, q.rules, frames, q.trace, own)  # type: ignore[arg-type]  # no CTC head: see the kind
     surest: dict[str, Finding] = {}
     for finding in sorted(findings, key=lambda finding: -finding.confidence):
         surest.setdefault(finding.code, finding)

@@ -152,7 +152,7 @@ class Hypothesis:
 def hypotheses(
     transducer: Transducer, rules: Decoder, candidate: DecisionTrace, left: Memory | None
 ) -> Iterator[Hypothesis]:
-    """Every wrong rule that may be worth trying.
+    """Wrong rules that are worth trying, all but the rare ones of :func:`other_starts`.
 
     Args:
         transducer: what will be decoded with.
@@ -250,10 +250,17 @@ def _of_the_start(transducer: Transducer, rules: Decoder) -> Iterator[Hypothesis
             StartsWith,
             {"label": None, "width": width},
         )
-    for label in range(rules.blank_id):
-        yield Hypothesis(
-            code, f"the first label consumed is {label}, not the blank, {rules.blank_id}", StartsWith, {"label": label}
-        )
+    yield from (_start(label, rules) for label in sorted({0, rules.blank_id - 1}))
+
+
+def other_starts(rules: Decoder) -> Iterator[Hypothesis]:
+    """Every start token but the usual ones: as many as there are labels."""
+    yield from (_start(label, rules) for label in range(1, rules.blank_id - 1))
+
+
+def _start(label: int, rules: Decoder) -> Hypothesis:
+    what = f"the first label consumed is {label}, not the blank, {rules.blank_id}"
+    return Hypothesis("wrong-start-token", what, StartsWith, {"label": label})
 
 
 def decisions_on_a_frame(trace: DecisionTrace) -> int:

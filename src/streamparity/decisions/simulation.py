@@ -13,7 +13,7 @@ from ..errors import StepFailed
 from ..localize.finding import Finding
 from ..runners import Transducer
 from .alignment import compared
-from .hypotheses import Hypothesis, NotReset, hypotheses
+from .hypotheses import Hypothesis, NotReset, hypotheses, other_starts
 from .sides import Frames
 from .trace import DecisionTrace, Step
 
@@ -54,7 +54,9 @@ class Explained:
     all: bool
 
 
-def simulate(transducer: Transducer, rules: Decoder, frames: Frames, candidate: DecisionTrace) -> list[Finding]:
+def simulate(
+    transducer: Transducer, rules: Decoder, frames: Frames, candidate: DecisionTrace, own: bool
+) -> list[Finding]:
     """Decode by every wrong rule known, where the right one does not make the candidate's trace.
 
     Args:
@@ -62,6 +64,7 @@ def simulate(transducer: Transducer, rules: Decoder, frames: Frames, candidate: 
         rules: the right rules.
         frames: encoder frames of every chunk, the candidate's own where they are known.
         candidate: its trace, of one or several decodings of the recording.
+        own: whether the frames are the candidate's own; from others only a rule that makes every decision counts.
 
     Returns:
         The rules that reproduce the trace; else, less sure, the one that explains most of it.
@@ -71,13 +74,16 @@ def simulate(transducer: Transducer, rules: Decoder, frames: Frames, candidate: 
         return []
     left = _left_over(transducer, rules, frames)
     tried = [explain(h, transducer, rules, frames, candidate) for h in hypotheses(transducer, rules, candidate, left)]
+    # What an unknown utterance left is a guess: another start may look the same.
+    if all(result.hypothesis.code == "state-not-reset" for result in tried if result.all):
+        tried += [explain(h, transducer, rules, frames, candidate) for h in other_starts(rules)]
     exact = [result for result in tried if result.all]
     if exact:
         codes = list(dict.fromkeys(result.hypothesis.code for result in exact))
         first = {code: next(r for r in exact if r.hypothesis.code == code) for code in codes}
         return [_finding(first[code], right, SURE if len(codes) == 1 else SURE / len(codes)) for code in codes]
     best = max(tried, key=lambda result: result.steps, default=right)
-    return [_finding(best, right, LIKELY)] if best.steps >= 2 * right.steps + WORTH else []
+    return [_finding(best, right, LIKELY)] if own and best.steps >= 2 * right.steps + WORTH else []
 
 
 def explain(
