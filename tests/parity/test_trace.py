@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+from io import StringIO
 
 import numpy as np
 import onnx
 import pytest
+from rich.console import Console
 
 from plant_fault import zero_layer_cache
 from streamparity.demo import demo_audio, demo_recordings
 from streamparity.dump import DumpReader
 from streamparity.inspection import inspect
+from streamparity.report.trace import render
 from streamparity.run import RunOptions, run
 from streamparity.tracing import TraceOptions, trace
 
@@ -306,3 +309,22 @@ def test_the_offline_transcript_is_kept_and_measured_against(variants, tmp_path,
     assert rates["candidate_to_offline"] == rates["reference_to_offline"]
     # The padded schedule shifts the subsampling grid: near to the offline transcript, not the same.
     assert rates["candidate_to_offline"]["cer"] < 1
+
+
+def without_end(model):
+    """The joint never scores blank highest: labels without end."""
+    bias = next(t for t in model.graph.initializer if t.name == "joint.joint_net.1.bias")
+    values = onnx.numpy_helper.to_array(bias).copy()
+    values[-1] = -1e6
+    bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
+
+
+@pytest.mark.parametrize("edit", [scale("joint.joint_net.1.bias", np.nan), without_end], ids=["nan", "no blank"])
+def test_models_that_cannot_decode_sensibly_fail_and_break_nothing(workshop, tmp_path, edit):
+    broken = edited(workshop.export(), tmp_path / "broken", "decoder_joint.onnx", edit)
+    result = trace(workshop.reference(), TraceOptions("ort", broken, reference_model=workshop.export(), limit=20))
+    assert result["verdict"] == "fail"
+    assert result["first_difference"]["kind"] == "flip"
+    assert "joint" in result["swap"]["cause"]
+    json.dumps(result, allow_nan=False)
+    render(result, Console(file=StringIO()))

@@ -15,7 +15,7 @@ from ..localize.finding import Finding
 from ..tensors import Array
 from .alignment import Difference, compared, first_difference
 from .robustness import robustness
-from .sides import Frames, Recorded, Side, decoded, forced
+from .sides import Frames, Recorded, Side, decoded_so_far, forced
 from .simulation import simulate
 from .swap import culprits, swap
 from .symptoms import histogram, symptoms, together
@@ -56,14 +56,11 @@ def analyse(question: Question) -> dict[str, Any]:
 
     Returns:
         The part of the result document that is about decisions (docs/trace.md).
-
-    Raises:
-        StepFailed: the candidate's model could not decode.
     """
     q, skipped = question, list[str]()
     expected = q.recorded.trace
-    trace = q.trace if q.trace is not None else _own_trace(q)
-    utterances = trace.utterances()
+    trace, failure = (q.trace, None) if q.trace is not None else _own_trace(q)
+    utterances = trace.utterances() or [trace]
     found = [first_difference(expected, utterance) for utterance in utterances]
     difference = next((d for d in found if d is not None), None)
     own = _along(q, q.candidate.frames, skipped)
@@ -86,11 +83,16 @@ def analyse(question: Question) -> dict[str, Any]:
     )
     skipped += [] if why is None else [why]
     objections = _objections(difference, judgement, rest, found, trace)
+    if failure is not None:
+        objections.append(f"the candidate cannot decode: {failure.message}")
     head = q.reference_head if q.reference_head is not None else q.candidate.head
     known = q.recorded.rows
     strength = None
-    if known is not None:
-        strength = robustness(head, q.rules, q.recorded.frames, expected.steps, known, q.floor)
+    try:
+        if known is not None:
+            strength = robustness(head, q.rules, q.recorded.frames, expected.steps, known, q.floor)
+    except StepFailed as error:
+        skipped.append(f"robustness: {error.message}")
     return {
         "schema": SCHEMA,
         "verdict": "fail" if objections else "pass",
@@ -116,12 +118,12 @@ def analyse(question: Question) -> dict[str, Any]:
     }
 
 
-def _own_trace(q: Question) -> DecisionTrace:
-    """What the candidate's head makes of its frames."""
+def _own_trace(q: Question) -> tuple[DecisionTrace, StepFailed | None]:
+    """What the candidate's head makes of its frames, as far as it can."""
     assert q.candidate.head is not None
     assert q.candidate.frames is not None
-    made, _ = decoded(q.candidate.head, q.rules, q.candidate.frames)
-    return made
+    made, _, failure = decoded_so_far(q.candidate.head, q.rules, q.candidate.frames)
+    return made, failure
 
 
 def _along(q: Question, frames: Frames | None, skipped: list[str]) -> list[Array] | None:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..decode import Head, decoder_for, valid_frames
+from ..decode import ChunkDecisions, Head, decoder_for, valid_frames
 from ..decode.memory import Memory, Predictor
 from ..dump import Decoder, DumpReader
 from ..dump.decoder import CTC_HEAD, JOINT
 from ..dump.trace import log_probabilities
+from ..errors import StepFailed
 from ..runners import SplitTransducer
 from ..runners.transducer import State, TransducerStep
 from ..tensors import Array
@@ -74,11 +75,24 @@ def decoded(head: Head, rules: Decoder, frames: Frames) -> tuple[DecisionTrace, 
     Raises:
         StepFailed: the model could not run.
     """
-    decoder = decoder_for(head, rules)
-    chunks = [decoder.chunk(chunk) for chunk in frames]
+    trace, rows, failure = decoded_so_far(head, rules, frames)
+    if failure is not None:
+        raise failure
+    return trace, rows
+
+
+def decoded_so_far(head: Head, rules: Decoder, frames: Frames) -> tuple[DecisionTrace, list[Array], StepFailed | None]:
+    """As :func:`decoded`, up to the chunk that could not be decoded, and why."""
+    decoder, chunks, failure = decoder_for(head, rules), list[ChunkDecisions](), None
+    for chunk in frames:
+        try:
+            chunks.append(decoder.chunk(chunk))
+        except StepFailed as error:
+            failure = error
+            break
     lines = [line for chunk in chunks for line in chunk.lines]
     rows = [row for chunk in chunks for row in log_probabilities(chunk.logits, rules)]
-    return trace_of(lines, rules, starts_of(map(len, frames))), rows
+    return trace_of(lines, rules, starts_of(map(len, frames))), rows, failure
 
 
 def forced(head: Head, rules: Decoder, frames: Frames, steps: Sequence[Step]) -> Iterator[tuple[Array, Memory | None]]:

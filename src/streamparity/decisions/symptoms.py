@@ -23,7 +23,7 @@ UNIT = 1e-3  # how far from 1 the probabilities of both heads together may be
 
 def symptoms(reference: DecisionTrace, candidate: DecisionTrace, rules: Decoder) -> Iterator[Finding]:
     """Faults that the decisions show."""
-    utterances = candidate.utterances()
+    utterances = candidate.utterances() or [candidate]
     shifted = list(_shifted(reference, utterances[0], rules))
     yield from shifted
     if rules.kind == "ctc":

@@ -97,7 +97,8 @@ class Judge:
             return Judgement("flip", "the traces do not hold the scores of both choices, so no tie is proved", *figures)
         widest = max(ours, theirs)
         if within is False:
-            return Judgement("flip", f"the encoder frame is off by {off:.1e}, past its tolerance", *figures)
+            by = "of another size" if off is None else f"off by {off:.1e}, past its tolerance"
+            return Judgement("flip", f"the encoder frame is {by}", *figures)
         if widest > bound:
             return Judgement(
                 "flip",
@@ -140,6 +141,8 @@ class Judge:
             return None, None
         expected = self.reference.frames[step.chunk][step.frame].astype(np.float64)
         if step.chunk >= len(self.frames) or step.frame >= len(self.frames[step.chunk]):
+            return None, False
+        if self.frames[step.chunk][step.frame].shape != expected.shape:
             return None, False
         error = np.abs(self.frames[step.chunk][step.frame].astype(np.float64) - expected)
         tolerance = self.policy.tolerance("outputs", FLOAT32, FLOAT32)
