@@ -328,3 +328,17 @@ def test_models_that_cannot_decode_sensibly_fail_and_break_nothing(workshop, tmp
     assert "joint" in result["swap"]["cause"]
     json.dumps(result, allow_nan=False)
     render(result, Console(file=StringIO()))
+
+
+def test_a_wrong_ctc_head_is_where_the_error_is_made(variants, tmp_path):
+    """``run --localize`` holds the head by itself against the reference's frames."""
+    reference, export = variants.reference("hybrid", "ctc"), variants.export("hybrid")
+    broken = edited(export, tmp_path / "broken", "ctc_decoder.onnx", scale("weight", 1.01))
+    result = run(reference, RunOptions("ort", broken, localize=True))
+    assert result["first_divergence"]["tensor"] == "ctc_decoder"
+    assert (result["localization"]["kind"], result["localization"]["tensor"]) == ("introduced", "ctc_decoder")
+    assert result["diagnosis"][0]["code"] != "drift"
+    assert trace(reference, TraceOptions("ort", broken, reference_model=export))["swap"]["cause"] in (
+        [],
+        ["ctc_decoder"],
+    )

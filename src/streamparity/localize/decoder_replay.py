@@ -1,4 +1,4 @@
-"""Predictor and joint given what the reference's were given, call by call."""
+"""Decoder heads given what the reference's were given: predictor and joint call by call, the CTC head its frames."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import numpy as np
 
 from ..comparison import TolerancePolicy
 from ..dump import DumpReader
-from ..dump.decoder import JOINT, PREDICTION, PREDICTION_STATES
+from ..dump.decoder import CTC_HEAD, JOINT, PREDICTION, PREDICTION_STATES
 from ..dump.trace import log_probabilities
 from ..errors import StepFailed
-from ..runners import Transducer
+from ..runners import CtcHead, Transducer
 from ..tensors import Array, TensorSpec
 from .errors import PieceError, errors
 
@@ -74,3 +74,19 @@ def replay(
         actual[name] = np.stack(predictions)
         wanted[name] = expected[name][: len(predictions)] if name in expected else actual[name]
     return errors([spec for spec in specs if spec.kind == "decoder"], wanted, actual, policy)
+
+
+def replay_ctc(
+    reference: DumpReader, head: CtcHead, specs: Sequence[TensorSpec], chunk: int, policy: TolerancePolicy
+) -> dict[str, PieceError]:
+    """Error of a CTC head in one chunk, given the reference's encoder frames."""
+    manifest, expected = reference.manifest, reference.chunk(chunk)
+    key = f"tap/{CTC_HEAD}"
+    if manifest.decoder is None or key not in expected:
+        return {}
+    frames = expected["out/outputs"][0, :, : len(expected[key])].T
+    try:
+        actual = {key: log_probabilities(head.scores(frames), manifest.decoder)}
+    except StepFailed:
+        return {}
+    return errors([spec for spec in specs if spec.name == key], expected, actual, policy)
