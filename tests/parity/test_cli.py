@@ -72,7 +72,9 @@ def damaged_copy(source: Path, target: Path) -> Path:
     return target
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["compare", "A", "B"], ["compare", "--help"], ["trace", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["compare", "A", "B"], ["compare", "--help"], ["trace", "--help"], ["--version"]]
+)
 def test_light_commands_import_nothing_heavy(arguments, tmp_path):
     np.save(tmp_path / "a.npy", np.arange(5.0))
     arguments = [str(tmp_path / "a.npy") if argument in "AB" else argument for argument in arguments]
