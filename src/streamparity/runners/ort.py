@@ -15,7 +15,8 @@ from .base import Runner, RunnerOptions, StepInput
 from .onnx_cut import FED
 from .onnx_graph import STATELESS_HINT, OnnxGraph, missing_ports
 from .onnx_weights import weights
-from .ort_decoder import ctc_beside, step_failed, transducer_beside
+from .ort_calls import step_failed
+from .ort_decoder import ctc_beside, transducer_beside
 from .ort_session import create_session, thread_count
 from .weight import Weight
 
