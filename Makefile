@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.setup-stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test faults lint bench bench-compare clean
+.PHONY: help setup demo test faults lint bench bench-compare bench-decode clean
 
 help: ## Say what the targets do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml constraints.txt
 			{ echo "streamparity needs Python 3.10 or newer: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }; \
 		set -ex; \
 		$(PYTHON) -m venv $(VENV); \
-		$(BIN)/python -m pip install -c constraints.txt -e '.[nemo,onnx,fast,dev]'; \
+		$(BIN)/python -m pip install -c constraints.txt -e '.[nemo,onnx,fast,wer,dev]'; \
 		cat $^ > $@; \
 	else touch $@; fi
 
@@ -44,6 +44,9 @@ bench: setup ## What the taps and the runner cost
 
 bench-compare: setup ## How fast two files are compared, beside cmp, Polygraphy, torch.testing and numpy
 	$(BIN)/python benchmarks/compare.py
+
+bench-decode: setup ## Decode steps per second, beside NeMo's own greedy loop
+	PYTHONPATH=scripts $(BIN)/python benchmarks/decode.py
 
 clean: ## Remove caches, builds and the demo's output; .venv stays
 	rm -rf streamparity-demo build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from streamparity.decode import GreedyDecoder
+from streamparity.decode import CtcDecoder, GreedyDecoder
 from streamparity.dump import Decoder
 from streamparity.errors import StepFailed
 from streamparity.runners import TransducerStep
@@ -70,6 +70,43 @@ def test_a_silent_chunk_computes_no_prediction_but_keeps_its_shape():
     _, second = decode([[0], []], [(0, 1), (1, 2)])
     assert second.predictions.shape == (0, 1)
     assert second.states[0].shape == (0, 1, 1, 1)
+
+
+def test_durations_skip_over_several_chunks_and_a_blank_of_duration_0_moves_on():
+    class Jumping:
+        """Label 0 with duration 5 on the first frame, then blanks of duration 0."""
+
+        def initial_state(self):
+            return (np.zeros((1, 1, 1), np.float32),)
+
+        def step(self, frame, label, state):
+            first = frame[0] == 0
+            scores = [9.0, 0, 0, 0] if first else [0, 0, 0, 9.0]
+            return TransducerStep(np.array([*scores, *([0, 9.0] if first else [9.0, 0])], np.float32), state, None)
+
+    decoder = GreedyDecoder(Jumping(), Decoder("tdt", BLANK, 10, (0, 5), ("a", "b", "c")))
+    frames = np.arange(9, dtype=np.float32)[:, None]
+    chunks = [decoder.chunk(frames[start:stop]) for start, stop in ((0, 2), (2, 4), (4, 9))]
+    assert [[line["frame"] for line in chunk.lines] for chunk in chunks] == [[0], [], [1, 2, 3, 4]]
+    assert [line["duration"] for line in chunks[2].lines] == [0, 0, 0, 0]
+    assert chunks[0].labels == [0]
+
+
+def test_ctc_collapses_repeats_across_chunks_and_blanks_part_them():
+    class Head:
+        def scores(self, frames):
+            return np.eye(BLANK + 1, dtype=np.float32)[frames[:, 0].astype(int)]
+
+    decoder = CtcDecoder(Head(), Decoder("ctc", BLANK, None, (), ("a", "b", "c")))
+    best = [[0, 0, BLANK, 0], [0, 1], [], [1, BLANK], [1]]
+    chunks = [decoder.chunk(np.array(labels, np.float32).reshape(-1, 1)) for labels in best]
+    assert [chunk.labels for chunk in chunks] == [[0, 0], [1], [], [], [1]]
+    assert [line["emit"] for chunk in chunks for line in chunk.lines] == [
+        *(True, False, False, True),
+        *(False, True),
+        *(False, False),
+        True,
+    ]
 
 
 def test_a_port_that_never_emits_blank_fails_instead_of_hanging():

@@ -50,7 +50,7 @@ class CandidateDump:
         """Add one chunk, in the reference's forward order, with the candidate's own dtypes."""
         present = [spec for spec in self._described if spec.name in done.tensors]
         specs = [replace(spec, dtype=str(done.tensors[spec.name].dtype)) for spec in present]
-        self._writer.write(specs, {spec.name: done.tensors[spec.name] for spec in specs})
+        self._writer.write(specs, {spec.name: done.tensors[spec.name] for spec in specs}, done.trace)
 
     def finish(self, labels: list[int] | None, failure: ChunkFailure | None) -> None:
         """Complete the dump with the labels emitted, and the step that failed if one did."""

@@ -16,13 +16,14 @@ from .errors import StreamparityError, first_line
 from .progress import Note, no_note
 from .provenance import file_sha256
 from .reference.encoder import initial_caches
-from .reference.nemo import LoadedModel, StreamingOptions, configure_streaming, quiet
+from .reference.nemo import LoadedModel, StreamingOptions, configure_streaming, ctc_head, quiet
 from .runners.onnx_graph import OnnxGraph
 from .schedule import StreamingConfig
-from .tensors import DECODER_AXES, ENCODER_INPUTS, ENCODER_OUTPUTS, Port
+from .tensors import CTC_INPUTS, CTC_OUTPUTS, DECODER_AXES, ENCODER_INPUTS, ENCODER_OUTPUTS, Port
 
 ENCODER = "encoder.onnx"
 DECODER_JOINT = "decoder_joint.onnx"
+CTC_DECODER = "ctc_decoder.onnx"
 OPSET = 17
 
 
@@ -34,14 +35,14 @@ def export(
     force: bool = False,
     note: Note = no_note,
 ) -> Contract:
-    """Export encoder and ``decoder_joint`` with cache support, check them, and write the contract.
+    """Export encoder, ``decoder_joint`` and CTC head with cache support, check them, and write the contract.
 
     Everything is made and checked in a folder beside ``out`` and moved in place at the end: as a whole where ``out`` is
     new, else file by file, the contract last.
 
     Args:
         model: a restored NeMo model.
-        out: folder for ``encoder.onnx``, ``decoder_joint.onnx`` and ``contract.json``.
+        out: folder for ``encoder.onnx``, ``decoder_joint.onnx``, ``ctc_decoder.onnx`` and ``contract.json``.
         options: the streaming configuration to bake in.
         force: replace an earlier export.
         note: called with lines the user should see.
@@ -49,7 +50,7 @@ def export(
     Raises:
         StreamparityError: an export is there already, NeMo cannot export the model, or the export does not stream.
     """
-    names = (ENCODER, DECODER_JOINT, CONTRACT)
+    names = (ENCODER, DECODER_JOINT, CTC_DECODER, CONTRACT)
     present = [name for name in names if (out / name).exists()]
     if out.is_file() or (present and not force):
         raise StreamparityError(
@@ -67,9 +68,9 @@ def export(
     with tempfile.TemporaryDirectory(prefix=prefix, dir=out.parent) as folder:
         staging = Path(folder) / "export"
         staging.mkdir()
-        has_decoder = _export_graphs(model.module, staging)
-        if not has_decoder:
-            note("the model has no joint: the encoder alone was exported")
+        _export_graphs(model.module, staging)
+        if not any((staging / name).exists() for name in (DECODER_JOINT, CTC_DECODER)):
+            note("the model has neither joint nor CTC head: the encoder alone was exported")
         _check_streams(model.module, staging / ENCODER, config)
         contract = contract_of(model, config, "streamparity export", _graphs(staging), OPSET)
         (staging / CONTRACT).write_bytes(contract.to_bytes())
@@ -84,29 +85,38 @@ def export(
     return contract
 
 
-def _export_graphs(module: Any, staging: Path) -> bool:
-    """Write the graphs, one file of weights each at most; whether there is a ``decoder_joint``."""
+def _export_graphs(module: Any, staging: Path) -> None:
+    """Write the graphs, one file of weights each at most.
+
+    NeMo exports a CTC model as one graph without encoder output, and leaves the CTC head of a hybrid out: the head is
+    exported by itself, which serves both.
+    """
     import torch
 
-    has_decoder = hasattr(module, "joint")
+    has_decoder, head = hasattr(module, "joint"), ctc_head(module)
     raw = staging / "raw"
     raw.mkdir()
     try:
         with quiet(), torch.inference_mode(False):
             exported = module if has_decoder else module.encoder
             exported.export(str(raw / "model.onnx"), onnx_opset_version=OPSET, check_trace=False)
+            if head is not None:
+                head.export(str(raw / CTC_DECODER), onnx_opset_version=OPSET, check_trace=False)
     except OSError:
         raise
     except Exception as error:  # NeMo and torch raise whatever their parts raise
         raise StreamparityError(
             f"NeMo cannot export the model: {first_line(error)}", "see the cause with --debug"
         ) from error
-    pairs = {ENCODER: "encoder-model.onnx" if has_decoder else "model.onnx", DECODER_JOINT: "decoder_joint-model.onnx"}
+    pairs = {
+        ENCODER: "encoder-model.onnx" if has_decoder else "model.onnx",
+        DECODER_JOINT: "decoder_joint-model.onnx",
+        CTC_DECODER: CTC_DECODER,
+    }
     for name, raw_name in pairs.items():
         if (raw / raw_name).exists():
             _gather(raw / raw_name, staging / name)
     shutil.rmtree(raw)
-    return has_decoder
 
 
 def _gather(source: Path, target: Path) -> None:
@@ -162,7 +172,8 @@ def _graphs(staging: Path) -> dict[str, Graph]:
     """The files exported, with what they say of themselves."""
     graphs = {}
     decoder_ports = {name: Port(axes, "decoder") for name, axes in DECODER_AXES.items()}
-    for name, ports in ((ENCODER, {**ENCODER_INPUTS, **ENCODER_OUTPUTS}), (DECODER_JOINT, decoder_ports)):
+    encoder_ports, ctc_ports = {**ENCODER_INPUTS, **ENCODER_OUTPUTS}, {**CTC_INPUTS, **CTC_OUTPUTS}
+    for name, ports in ((ENCODER, encoder_ports), (DECODER_JOINT, decoder_ports), (CTC_DECODER, ctc_ports)):
         path = staging / name
         if path.exists():
             graph, weights = OnnxGraph(path), path.with_name(f"{name}.data")

@@ -11,9 +11,27 @@ from .dump import DumpReader, is_dump
 from .errors import BackendMissing, StreamparityError, first_line
 from .reference.nemo import check_archive
 from .runners.onnx_graph import STATELESS_HINT, OnnxGraph, missing_ports
-from .tensors import DECODER_INPUTS, DECODER_OUTPUTS, ENCODER_INPUTS, ENCODER_OUTPUTS, canonical_names
+from .tensors import (
+    CTC_INPUTS,
+    CTC_OUTPUTS,
+    DECODER_INPUTS,
+    DECODER_OUTPUTS,
+    ENCODER_INPUTS,
+    ENCODER_OUTPUTS,
+    JOINT_INPUTS,
+    JOINT_OUTPUTS,
+    PREDICTOR_INPUTS,
+    canonical_names,
+)
 
 SCHEMA = "streamparity.inspect/1"
+# Ports by which decoder graphs are known; the first that has all of them.
+DECODER_GRAPHS = {
+    "decoder_joint": {*DECODER_INPUTS, *DECODER_OUTPUTS},
+    "joint": {*JOINT_INPUTS, *JOINT_OUTPUTS},
+    "predictor": set(PREDICTOR_INPUTS),
+    "ctc_decoder": {*CTC_INPUTS, *CTC_OUTPUTS},
+}
 STREAMING_STYLES = ("chunked_limited", "chunked_limited_with_rc", "regular")
 
 
@@ -76,8 +94,9 @@ def _inspect_onnx(path: Path) -> Described:
     ]
     names = {port["name"] for port in ports}
     summary = {"opset": graph.opset, "nodes": len(graph.proto.graph.node)}
-    if {*DECODER_INPUTS, *DECODER_OUTPUTS} <= names:
-        return True, ports, [], {"role": "decoder_joint", **summary}
+    for role, needed in DECODER_GRAPHS.items():
+        if needed <= names:
+            return True, ports, [], {"role": role, **summary}
     try:
         inputs = canonical_names([port.name for port in graph.inputs], ENCODER_INPUTS, str(path))
         outputs = canonical_names([port.name for port in graph.outputs], ENCODER_OUTPUTS, str(path))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from .dump import DumpReader
+from .dump.trace import Line
 from .errors import StepFailed, StreamparityError, first_line
 from .runners import Runner, StepInput
 from .schedule import chunks
@@ -29,6 +30,7 @@ class CandidateChunk:
         tensors: the candidate's, under the same keys, the inputs it was fed among them.
         step_ms: time of the encoder step.
         overhead_ms: the part of it spent outside the backend.
+        trace: decoding steps, once it is decoded.
     """
 
     index: int
@@ -36,6 +38,7 @@ class CandidateChunk:
     tensors: dict[str, Array]
     step_ms: float
     overhead_ms: float
+    trace: Sequence[Line] = ()
 
 
 @dataclass(frozen=True)

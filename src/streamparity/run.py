@@ -20,7 +20,7 @@ from .comparison.facts import CandidateFacts
 from .comparison.noise import noise
 from .comparison.result import build
 from .comparison.statistics import WORST
-from .decode import CandidateDecoder
+from .decode import CandidateDecoder, head_of
 from .dump import DumpReader
 from .errors import Stateless, StepFailed, StreamparityError
 from .identity import check_identity
@@ -224,19 +224,17 @@ def _scope(specs: Sequence[TensorSpec], runner: Runner, reference: DumpReader) -
     if decoder is None or not any(spec.kind == "decoder" for spec in specs):
         return list(specs), []
     encoder_only = [spec for spec in specs if spec.kind != "decoder"]
-    if runner.transducer is None:
-        return encoder_only, ["the model under test has no decoder_joint: the encoder alone is compared"]
-    if decoder.kind != "rnnt":
-        return encoder_only, [f"decoding of {decoder.kind} models is not compared: the encoder alone is"]
+    if head_of(runner, decoder) is None:
+        lacks = "ctc_decoder" if decoder.kind == "ctc" else "decoder_joint"
+        return encoder_only, [f"the model under test has no {lacks}: the encoder alone is compared"]
     return list(specs), []
 
 
 def _decoder(runner: Runner, reference: DumpReader) -> CandidateDecoder | None:
-    """What decodes the candidate, where it has a predictor and joint and the rules are known."""
+    """What decodes the candidate, where it has the head for it and the rules are known."""
     rules = reference.manifest.decoder
-    if runner.transducer is None or rules is None or rules.kind != "rnnt":
-        return None
-    return CandidateDecoder(runner.transducer, rules)
+    head = head_of(runner, rules)
+    return None if head is None or rules is None else CandidateDecoder(head, rules)
 
 
 def _decoded(done: CandidateChunk | ChunkFailure, decoder: CandidateDecoder | None) -> CandidateChunk | ChunkFailure:
@@ -244,10 +242,11 @@ def _decoded(done: CandidateChunk | ChunkFailure, decoder: CandidateDecoder | No
     if decoder is None or isinstance(done, ChunkFailure):
         return done
     try:
-        described = decoder.chunk(done.tensors)
+        described, trace = decoder.chunk(done.tensors)
     except StepFailed as failure:
         return ChunkFailure(done.index, failure.message, failure.module)
-    return replace(done, tensors={**done.tensors, **{spec.name: array for spec, array in described}})
+    tensors = {**done.tensors, **{spec.name: array for spec, array in described}}
+    return replace(done, tensors=tensors, trace=trace)
 
 
 def _timing(step_ms: Sequence[float], overhead_ms: Sequence[float]) -> dict[str, Any] | None:

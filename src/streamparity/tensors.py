@@ -83,6 +83,7 @@ class Port:
     kind: Kind
     valid: ValidRule | None = None
     aliases: tuple[str, ...] = ()
+    optional: bool = False
 
 
 # Both caches take in the same frames, so the length of one says how many of the other's slots carry data; it stops
@@ -132,6 +133,30 @@ DECODER_AXES: dict[str, tuple[str, ...]] = {
 DECODER_INPUTS = ("encoder_outputs", "targets", "target_length", "input_states_1", "input_states_2")
 DECODER_OUTPUTS = ("outputs", "prednet_lengths", "output_states_1", "output_states_2")
 
+# Predictor and joint as two graphs, and the CTC head: names as NeMo's modules export them one by one. The predictor's
+# states are its other floating-point ports, in order.
+PREDICTOR_INPUTS: dict[str, Port] = {
+    "targets": Port(("B", "U"), "decoder", aliases=("target", "labels", "label", "y")),
+    "target_length": Port(("B",), "decoder", aliases=("target_lengths",), optional=True),
+}
+PREDICTOR_OUTPUTS: dict[str, Port] = {
+    "decoder_outputs": Port(("B", "H", "U"), "decoder", aliases=("outputs", "decoder_output", "prediction")),
+    "prednet_lengths": Port(("B",), "decoder", aliases=("target_length_out",), optional=True),
+}
+JOINT_INPUTS: dict[str, Port] = {
+    "encoder_outputs": Port(("B", "D", "T"), "decoder", aliases=("encoder_output", "encoder_out", "f")),
+    "decoder_outputs": Port(("B", "H", "U"), "decoder", aliases=("decoder_output", "decoder_out", "prediction", "g")),
+}
+JOINT_OUTPUTS: dict[str, Port] = {
+    "outputs": Port(("B", "T", "U", "V"), "decoder", aliases=("logits", "logit", "joint_output", "log_probs")),
+}
+CTC_INPUTS: dict[str, Port] = {
+    "encoder_output": Port(("B", "D", "T"), "decoder", aliases=("encoder_outputs", "audio_signal")),
+}
+CTC_OUTPUTS: dict[str, Port] = {
+    "logprobs": Port(("B", "T", "V"), "decoder", aliases=("log_probs", "logits", "outputs")),
+}
+
 # What a module returns first is its output, except that the positional encoding's own product comes second: the first
 # is its input, scaled at most.
 SECOND_OUTPUT = ("encoder.pos_enc",)
@@ -156,7 +181,7 @@ def canonical_names(names: Iterable[str], ports: Mapping[str, Port], where: str)
 
     Args:
         names: the names that the model has.
-        ports: :data:`ENCODER_INPUTS` or :data:`ENCODER_OUTPUTS`.
+        ports: :data:`ENCODER_INPUTS`, :data:`ENCODER_OUTPUTS` or those of a decoder graph.
         where: how to call the model in an error.
 
     Returns:

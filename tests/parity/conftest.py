@@ -1,4 +1,4 @@
-"""Real exports and real reference dumps of the shipped model, made once per session."""
+"""Real exports and real reference dumps, of the shipped model and of small random ones, made once per session."""
 
 from __future__ import annotations
 
@@ -57,3 +57,50 @@ class Workshop:
 @pytest.fixture(scope="session")
 def workshop(loaded, tmp_path_factory) -> Workshop:
     return Workshop(loaded, tmp_path_factory.mktemp("workshop"))
+
+
+class Variants:
+    """Small models with random weights (``scripts/demo_model/variants.py``), their dumps and exports."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, name: str) -> Path:
+        from demo_model.variants import save_variant
+
+        path = self.folder / f"{name}.nemo"
+        if not path.exists():
+            save_variant(name, path)
+        return path
+
+    def streaming(self, name: str):
+        from demo_model.variants import STREAMING
+        from streamparity.reference.nemo import StreamingOptions
+
+        return StreamingOptions(**STREAMING[name])
+
+    def export(self, name: str) -> Path:
+        from streamparity.export import export
+        from streamparity.reference.nemo import load_model
+
+        out = self.folder / f"{name}-export"
+        if not out.exists():
+            export(load_model(str(self.path(name))), out, self.streaming(name))
+        return out
+
+    def reference(self, name: str, head: str | None = None, noise_floor: bool = False) -> DumpReader:
+        from streamparity.demo import demo_audio, demo_recordings
+        from streamparity.reference.dumper import DumpOptions, dump
+        from streamparity.reference.nemo import load_model
+
+        out = self.folder / f"{name}-{head}-{noise_floor}"
+        if not out.exists():
+            options = DumpOptions(self.streaming(name), decoder=head, noise_floor=noise_floor)
+            with demo_audio(demo_recordings()[0]) as audio:
+                dump(load_model(str(self.path(name))), audio, out, options)
+        return DumpReader(out)
+
+
+@pytest.fixture(scope="session")
+def variants(tmp_path_factory) -> Variants:
+    return Variants(tmp_path_factory.mktemp("variants"))

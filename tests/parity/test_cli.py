@@ -72,7 +72,9 @@ def damaged_copy(source: Path, target: Path) -> Path:
     return target
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["compare", "A", "B"], ["compare", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["compare", "A", "B"], ["compare", "--help"], ["trace", "--help"], ["--version"]]
+)
 def test_light_commands_import_nothing_heavy(arguments, tmp_path):
     np.save(tmp_path / "a.npy", np.arange(5.0))
     arguments = [str(tmp_path / "a.npy") if argument in "AB" else argument for argument in arguments]
@@ -532,3 +534,58 @@ def test_contract_refusals(refused, demo_path, tmp_path):
     refused("no attention context [3, 3]", "contract", "show", sound, "--att-context", "3,3")
     for seconds in ("nan", "inf", "-1", "0", "4000", "0.00001"):
         refused("seconds of audio make no table", "contract", "show", sound, "--audio-seconds", seconds)
+
+
+def test_trace_exit_codes_and_json(invoke, refused, workshop, demo_path, tmp_path):
+    reference, export = workshop.reference().folder, workshop.export()
+    common = ("trace", "--reference", reference)
+    status, out, _ = invoke(*common, "--backend", "ort", "--model", export)
+    assert status == 0
+    assert out.splitlines()[-1].startswith("PASS: all ")
+    lines = [json.loads(line) for line in (reference / "trace.jsonl").read_text().splitlines()]
+    (tmp_path / "same.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    status, out, err = invoke(*common, "--candidate", tmp_path / "same.jsonl", "--json", "-")
+    document = json.loads(out)
+    assert (status, err, document["verdict"]) == (0, "", "pass")
+    assert document["schema"] == "streamparity.trace-result/1"
+    emitting = next(i for i, line in enumerate(lines) if line["label"] != 40)
+    lines[emitting]["label"] = (lines[emitting]["label"] + 1) % 40
+    (tmp_path / "other.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    status, out, _ = invoke(*common, "--candidate", tmp_path / "other.jsonl", "--text-offline", "three")
+    assert status == 1
+    assert f"first difference: decision {emitting}," in out
+    assert "candidate to offline: WER" in out
+    (tmp_path / "bad.jsonl").write_text('{"chunk": 0, "frame": 0, "label": 99}\n')
+    refused("has label 99", *common, "--candidate", tmp_path / "bad.jsonl")
+    refused("is not a trace file", *common, "--candidate", tmp_path / "none.jsonl")
+    refused("there is nothing to compare with", *common)
+    refused("belong together", *common, "--backend", "ort")
+    refused("there is no backend 'xla'", *common, "--backend", "xla", "--model", export, code=3)
+    refused("is not a dump", "trace", "--reference", tmp_path, "--candidate", tmp_path / "same.jsonl")
+    encoder_only = tmp_path / "encoder"
+    encoder_only.mkdir()
+    shutil.copy(export / "encoder.onnx", encoder_only)
+    refused("has no decoder_joint to decode with", *common, "--backend", "ort", "--model", encoder_only)
+    bare = shutil.copytree(reference, tmp_path / "bare")
+    (bare / "trace.jsonl").unlink()
+    refused("holds no decisions", "trace", "--reference", bare, "--candidate", tmp_path / "same.jsonl")
+
+
+def test_a_dump_of_a_candidate_is_traced_with_its_frames(invoke, workshop, tmp_path):
+    reference, export = workshop.reference().folder, workshop.export()
+    assert (
+        invoke("run", "--backend", "ort", "--model", export, "--reference", reference, "--save", tmp_path / "c")[0] == 0
+    )
+    status, out, _ = invoke(
+        "trace", "--reference", reference, "--candidate", tmp_path / "c", "--reference-model", export, "--json", "-"
+    )
+    document = json.loads(out)
+    assert (status, document["verdict"]) == (0, "pass")
+    assert [row["ran"] for row in document["swap"]["rows"]] == [True, False, True, False]
+
+
+@pytest.mark.parametrize("wanted", ["rnnt", "ctc"])
+def test_a_head_that_a_model_lacks_is_refused(refused, speech, demo_path, variants, tmp_path, wanted):
+    path = {"ctc": demo_path, "rnnt": variants.path("ctc")}[wanted]
+    arguments = ("dump", path, "--audio", speech, "--out", tmp_path / "d", "--decoder", wanted)
+    refused(f"has no {wanted} decoder", *arguments)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from copy import deepcopy
 
 import jsonschema
 import numpy as np
@@ -13,139 +11,73 @@ import pytest
 import soundfile
 from safetensors.numpy import load_file, save_file
 
+from demo_model.variants import STREAMING
 from streamparity import compare
 from streamparity.contract.model import contract_schema
 from streamparity.demo import demo_audio, demo_recordings
 from streamparity.dump import DumpReader
+from streamparity.dump.trace import emitting
 from streamparity.run import RunOptions, run
 
 from .nemo_loop import nemo_loop
-
-DURATIONS = [0, 1, 2, 3, 4]
-
-
-def tdt(config):
-    """As parakeet-tdt: durations, unlimited regular attention, batch norm, symmetric convolution, per_feature."""
-    config["model_defaults"] |= {"tdt_durations": DURATIONS, "num_tdt_durations": len(DURATIONS)}
-    config["joint"]["num_extra_outputs"] = len(DURATIONS)
-    config["loss"] = {"loss_name": "tdt", "tdt_kwargs": {"durations": DURATIONS, "sigma": 0.02, "omega": 0.1}}
-    config["decoding"] |= {"model_type": "tdt", "durations": DURATIONS}
-    config["preprocessor"]["normalize"] = "per_feature"
-    config["encoder"] |= {
-        "causal_downsampling": False,
-        "att_context_size": [-1, -1],
-        "att_context_probs": None,
-        "att_context_style": "regular",
-        "conv_context_size": None,
-        "conv_norm_type": "batch_norm",
-        "use_bias": False,
-        "xscaling": True,
-    }
-
-
-def ctc(config):
-    for key in ("joint", "model_defaults", "loss"):
-        del config[key]
-    config["decoder"] = CTC_HEAD
-    config["decoding"] = {"strategy": "greedy_batch"}
-
-
-def hybrid(config):
-    config["decoding"]["greedy"] = {"max_symbols_per_step": 3}  # the other name that NeMo takes
-    config["aux_ctc"] = {
-        "ctc_loss_weight": 0.3,
-        "ctc_reduction": "mean_batch",
-        "decoder": CTC_HEAD,
-        "decoding": {"strategy": "greedy_batch"},
-    }
-
-
-CTC_HEAD = {
-    "_target_": "nemo.collections.asr.modules.ConvASRDecoder",
-    "feat_in": 64,
-    "num_classes": -1,
-    "vocabulary": [],
-}
-MODELS = {
-    "tdt": (tdt, "EncDecRNNTBPEModel", {"att_context": (256, -1), "chunk_size": 6, "shift_size": 3}),
-    "ctc": (ctc, "EncDecCTCModelBPE", {"att_context": (70, 1)}),
-    "hybrid": (hybrid, "EncDecHybridRNNTCTCBPEModel", {"att_context": (70, 1)}),
-}
 
 
 def absolute_frames(reference):
     """Encoder frame of every label in the trace, counted from the beginning of the stream."""
     starts = np.cumsum([0, *(int(chunk["out/encoded_lengths"][0]) for chunk in reference)])
-    steps = [] if reference.manifest.decoder.kind == "ctc" else reference.trace()
-    return [starts[s["chunk"]] + s["frame"] for s in steps if s["label"] != reference.manifest.decoder.blank_id]
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    """Random-weight models, saved as .nemo files."""
-    from streamparity.reference.nemo import import_nemo
-
-    models = import_nemo()
-    import torch
-    from omegaconf import OmegaConf
-
-    from demo_model.model import configuration, train_tokenizer
-
-    folder, home = tmp_path_factory.mktemp("models"), os.getcwd()
-    os.chdir(folder)
-    train_tokenizer(folder / "tokenizer")
-    paths = {}
-    for name, (change, kind, _) in MODELS.items():
-        torch.manual_seed(3)
-        config = deepcopy(configuration("tokenizer"))
-        change(config)
-        model = getattr(models, kind)(cfg=OmegaConf.create(config))
-        model.save_to(str(folder / f"{name}.nemo"))
-        paths[name] = folder / f"{name}.nemo"
-    os.chdir(home)
-    return paths
+    return [starts[s["chunk"]] + s["frame"] for s in emitting(reference.trace(), reference.manifest.decoder)]
 
 
 @pytest.mark.parametrize("schedule", ["padded", "native"])
-@pytest.mark.parametrize("name", MODELS)
-def test_other_models_stream_as_nemo_does_and_their_export_passes(saved, tmp_path, name, schedule):
-    from streamparity.export import export
+@pytest.mark.parametrize(("name", "head"), [("tdt", None), ("ctc", None), ("hybrid", None), ("hybrid", "ctc")])
+def test_other_models_stream_as_nemo_does_and_their_export_passes(variants, tmp_path, name, head, schedule):
     from streamparity.reference.dumper import DumpOptions, dump
     from streamparity.reference.nemo import StreamingOptions, configure_streaming, load_model
 
-    streaming = StreamingOptions(**MODELS[name][2])
-    model = load_model(str(saved[name]))
+    streaming = StreamingOptions(**STREAMING[name])
+    model = load_model(str(variants.path(name)))
     with demo_audio(demo_recordings()[0]) as audio:
-        manifest = dump(model, audio, tmp_path / "reference", DumpOptions(streaming, schedule))
+        floor = schedule == "padded"  # what an export can run is judged by it
+        options = DumpOptions(streaming, schedule, decoder=head, noise_floor=floor)
+        manifest = dump(model, audio, tmp_path / "reference", options)
         samples, _ = soundfile.read(audio, dtype="float32")
     configure_streaming(model.module, streaming)
     alone = nemo_loop(model.module, samples, schedule)
     assert manifest.chunks == len(alone.caches)
-    if name != "ctc":
+    reference = DumpReader(tmp_path / "reference")
+    lines = reference.trace()
+    if "ctc" in (name, head):
+        assert len(set(alone.best)) > 3
+        assert [line["label"] for line in lines] == alone.best
+        assert manifest.text == alone.text
+    else:
         assert len(alone.tokens) > 5
         assert list(manifest.tokens) == alone.tokens
-    reference = DumpReader(tmp_path / "reference")
-    assert absolute_frames(reference) == alone.frames
-    if name == "hybrid":
+        assert absolute_frames(reference) == alone.frames
+    if name == "hybrid" and head is None:
         assert manifest.decoder.max_symbols == 3
-    on_torch = run(reference, RunOptions("torch", saved[name]))
+    on_torch = run(reference, RunOptions("torch", variants.path(name)))
     assert on_torch["objections"] == []
+    assert on_torch["tokens"]["equal"]
     if schedule == "padded":
-        export(model, tmp_path / "export", streaming)
-        on_ort = run(reference, RunOptions("ort", tmp_path / "export"))
+        on_ort = run(reference, RunOptions("ort", variants.export(name), save=tmp_path / "candidate"))
         assert on_ort["objections"] == [], [(t["name"], t["error"]) for t in on_ort["tensors"] if t["error"]]
         assert on_ort["coverage"]["unmatched"] == []
-        assert (on_ort["tokens"] is not None) == (name == "hybrid")
+        assert on_ort["tokens"]["equal"]
+        assert {t["name"] for t in on_ort["tensors"]} >= {"ctc_decoder" if "ctc" in (name, head) else "joint"}
+        made = DumpReader(tmp_path / "candidate").trace()
+        columns = ("chunk", "frame", "step", "label", "duration", "emit")
+        assert [[line.get(c) for c in columns] for line in made] == [[line.get(c) for c in columns] for line in lines]
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_contracts_of_other_models(saved, name):
+@pytest.mark.parametrize("name", STREAMING)
+def test_contracts_of_other_models(variants, name):
     from streamparity.contract.from_nemo import contract_of
     from streamparity.contract.targets import check
     from streamparity.reference.nemo import StreamingOptions, configure_streaming, load_model
 
-    model = load_model(str(saved[name]))
-    streaming = configure_streaming(model.module, StreamingOptions(**MODELS[name][2]))
+    model = load_model(str(variants.path(name)))
+    streaming = configure_streaming(model.module, StreamingOptions(**STREAMING[name]))
     contract = contract_of(model, streaming, "test")
     jsonschema.Draft202012Validator(contract_schema()).validate(json.loads(contract.to_bytes()))
     (context,) = [each for each in contract.contexts if each.streaming == streaming]
@@ -156,21 +88,21 @@ def test_contracts_of_other_models(saved, name):
     assert (contract.decoder is None) == (name == "ctc")
     assert contract.decoding.kind == {"tdt": "tdt", "ctc": "ctc", "hybrid": "rnnt"}[name]
     assert contract.decoder is None or contract.decoder.logits == 41 + len(contract.decoding.durations)
-    assert check(contract, saved[name]).ledger.disagreements == []
-    other = next(each for each in MODELS if each != name)
-    found = {each.name for each in check(contract, saved[other]).ledger.disagreements}
+    assert check(contract, variants.path(name)).ledger.disagreements == []
+    other = next(each for each in STREAMING if each != name)
+    found = {each.name for each in check(contract, variants.path(other)).ledger.disagreements}
     assert {"model/sha256", "model/class"} <= found
 
 
 @pytest.fixture(scope="module")
-def regular(saved, tmp_path_factory):
+def regular(variants, tmp_path_factory):
     """A dump and export of the TDT model with look-ahead frames that streaming discards."""
     from streamparity.export import export
     from streamparity.reference.dumper import DumpOptions, dump
     from streamparity.reference.nemo import StreamingOptions, load_model
 
     folder, streaming = tmp_path_factory.mktemp("regular"), StreamingOptions((16, -1), 6, 3)
-    model = load_model(str(saved["tdt"]))
+    model = load_model(str(variants.path("tdt")))
     with demo_audio(demo_recordings()[0]) as audio:
         taps = ["encoder.layers.0", "encoder.layers.0.*conv*"]
         dump(model, audio, folder / "reference", DumpOptions(streaming, taps=taps, limit=4))
@@ -200,18 +132,18 @@ def test_a_convolution_folded_with_its_batch_norm_is_unmatched_not_wrong(regular
 
 
 @pytest.mark.parametrize("drop", [2, 3, 4])
-def test_cache_drop_size_holds_for_dump_export_and_both_backends(saved, tmp_path, drop):
+def test_cache_drop_size_holds_for_dump_export_and_both_backends(variants, tmp_path, drop):
     from streamparity.export import export
     from streamparity.reference.dumper import DumpOptions, dump
     from streamparity.reference.nemo import StreamingOptions, load_model
 
     streaming = StreamingOptions((256, -1), 6, 3, drop)
-    model = load_model(str(saved["tdt"]))
+    model = load_model(str(variants.path("tdt")))
     with demo_audio(demo_recordings()[0]) as audio:
-        manifest = dump(model, audio, tmp_path / "reference", DumpOptions(streaming, limit=5))
+        manifest = dump(model, audio, tmp_path / "reference", DumpOptions(streaming, limit=5, noise_floor=True))
     assert manifest.streaming.cache_drop_size == drop
     export(model, tmp_path / "export", streaming)
-    for options in (RunOptions("torch", saved["tdt"]), RunOptions("ort", tmp_path / "export")):
+    for options in (RunOptions("torch", variants.path("tdt")), RunOptions("ort", tmp_path / "export")):
         assert run(DumpReader(tmp_path / "reference"), options)["objections"] == []
 
 

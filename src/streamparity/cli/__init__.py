@@ -21,6 +21,7 @@ COMMANDS = {
     "dump": "dump",
     "run": "run",
     "compare": "compare",
+    "trace": "trace",
     "contract": "contract",
     "report": "report",
 }

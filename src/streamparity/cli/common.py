@@ -33,6 +33,20 @@ class IntList(click.ParamType):  # type: ignore[type-arg]  # generic in newer ve
 
 INT_LIST = IntList()
 
+
+def _settings(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    settings = {}
+    for value in values:
+        key, equals, text = value.partition("=")
+        if not equals:
+            raise click.BadParameter(f"{value!r} is not KEY=VALUE")
+        settings[key] = text
+    return settings
+
+
+backend_settings = click.option(
+    "-o", "--option", "settings", multiple=True, metavar="KEY=VALUE", callback=_settings, help="Backend option."
+)
 tolerance_options = [
     click.option("--atol", type=click.FloatRange(min=0), help="Absolute tolerance; default: by dtype."),
     click.option("--rtol", type=click.FloatRange(min=0), help="Relative tolerance; default: by dtype."),

@@ -25,6 +25,14 @@ from .common import note, progress_bar, streaming_options, with_options
 )
 @click.option("--taps", multiple=True, metavar="GLOB", help="Module paths to tap; default: every block.")
 @click.option("--chunks", "limit", type=click.IntRange(min=1), help="Stop after so many chunks.")
+@click.option(
+    "--decoder",
+    type=click.Choice(["rnnt", "ctc"]),
+    help="Which head of a hybrid decodes (rnnt: TDT too); default: the one it is set to.",
+)
+@click.option(
+    "--offline-text", is_flag=True, help="Also decode the whole recording at once, for error rates in `trace`."
+)
 @click.option("--device", default="cpu", show_default=True, help="Torch device.")
 @click.option("--force", is_flag=True, help="Replace an earlier dump.")
 @click.option("--resume", is_flag=True, help="Go on with a dump that was cut off, to the same bytes.")
@@ -45,6 +53,8 @@ def command(
     force: bool,
     resume: bool,
     noise_floor: bool,
+    decoder: str | None,
+    offline_text: bool,
     **streaming: Any,
 ) -> None:
     """Stream a recording through a NeMo model and write every stage down.
@@ -64,6 +74,8 @@ def command(
         force,
         resume,
         noise_floor,
+        decoder,
+        offline_text,
     )
     loaded = load_model(model, device)
     with progress_bar("dump") as progress:

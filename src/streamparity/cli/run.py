@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from .common import (
+    backend_settings,
     check_writable,
     conclude,
     note,
@@ -16,16 +17,6 @@ from .common import (
     tolerance_rules,
     with_options,
 )
-
-
-def _settings(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
-    settings = {}
-    for value in values:
-        key, equals, text = value.partition("=")
-        if not equals:
-            raise click.BadParameter(f"{value!r} is not KEY=VALUE")
-        settings[key] = text
-    return settings
 
 
 @click.command("run")
@@ -53,9 +44,7 @@ def _settings(_ctx: click.Context, _param: click.Parameter, values: tuple[str, .
 @with_options(tolerance_options)
 @click.option("--allow-unmatched", multiple=True, metavar="GLOB", help="Taps that the model may lack.")
 @click.option("--allow-model-mismatch", is_flag=True, help="Accept a dump of another model.")
-@click.option(
-    "-o", "--option", "settings", multiple=True, metavar="KEY=VALUE", callback=_settings, help="Backend option."
-)
+@backend_settings
 @click.option("--json", "json_target", metavar="FILE", help="Write the result document; - for standard output.")
 @with_options(report_options)
 def command(

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from ..dump.decoder import JOINT
+from ..dump.decoder import CTC_HEAD, JOINT
 from ..dump.manifest import Decoder
 from ..dump.stored import Tensor
 from ..tensors import Array
 from .tolerance import TolerancePolicy
 
-ROWS = f"tap/{JOINT}"
+HEADS = (JOINT, CTC_HEAD)
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,10 @@ class Parting:
 
     Attributes:
         chunk: its chunk.
-        evaluation: which evaluation of the joint in that chunk, counted from 0.
-        reference: label that the reference scores highest.
-        candidate: label that the candidate scores highest.
+        evaluation: which evaluation of the joint (CTC: which frame) in that chunk, counted from 0.
+        head: ``label`` or ``duration``: which of the two differs.
+        reference: label, or place among the durations, that the reference scores highest.
+        candidate: the same that the candidate scores highest.
         margin: how far apart the reference scores the two, in log-probability.
         error: largest error of the candidate's scores in this evaluation; ``None`` where one is not finite.
         within: whether all of them are within tolerance, so that the choice was not one to make.
@@ -33,6 +34,7 @@ class Parting:
 
     chunk: int
     evaluation: int
+    head: str
     reference: int
     candidate: int
     margin: float
@@ -58,21 +60,36 @@ def first_parting(
         ``None`` where no decision differs as far as both sides hold rows.
     """
     for chunk, reference, candidate in pairs:
-        if ROWS not in reference or ROWS not in candidate:
+        name = next((head for head in HEADS if f"tap/{head}" in reference and f"tap/{head}" in candidate), None)
+        if name is None:
             return None
-        sides = [np.asarray(side[ROWS], np.float64)[:, : decoder.blank_id + 1] for side in (reference, candidate)]
-        shared = min(len(side) for side in sides)
-        chosen = [side[:shared].argmax(axis=1) for side in sides]
-        for row in np.flatnonzero(chosen[0] != chosen[1])[:1]:
-            ours, theirs = sides[0][row], sides[1][row]
-            best, other = int(chosen[0][row]), int(chosen[1][row])
-            tolerance = policy.tolerance(JOINT, reference[ROWS].dtype, candidate[ROWS].dtype)
-            error = np.abs(theirs - ours)
-            within = bool((error <= tolerance.atol + tolerance.rtol * np.abs(ours)).all())
-            return Parting(chunk, int(row), best, other, float(ours[best] - ours[other]), _largest(error), within)
-        if len(sides[0]) != len(sides[1]):
+        rows = reference[f"tap/{name}"], candidate[f"tap/{name}"]
+        ours, theirs = (np.asarray(side, np.float64) for side in rows)
+        shared = min(len(ours), len(theirs))
+        found = _first(ours[:shared], theirs[:shared], decoder)
+        if found is not None:
+            row, head, best, other = found
+            tolerance = policy.tolerance(name, rows[0].dtype, rows[1].dtype)
+            error = np.abs(theirs[row] - ours[row])
+            within = bool((error <= tolerance.atol + tolerance.rtol * np.abs(ours[row])).all())
+            scores = ours[row, : decoder.labels] if head == "label" else ours[row, decoder.labels :]
+            margin = float(scores[best] - scores[other])
+            return Parting(chunk, row, head, best, other, margin, _largest(error), within)
+        if len(ours) != len(theirs):
             return None
     return None
+
+
+def _first(ours: Array, theirs: Array, decoder: Decoder) -> tuple[int, str, int, int] | None:
+    """Row, head and both choices of the first decision that differs."""
+    parts = {"label": slice(None, decoder.labels), "duration": slice(decoder.labels, None)}
+    differing = []
+    for head, columns in parts.items():
+        if ours[:, columns].shape[1]:
+            chosen, other = ours[:, columns].argmax(axis=1), theirs[:, columns].argmax(axis=1)
+            rows = np.flatnonzero(chosen != other)[:1]
+            differing += [(int(row), head, int(chosen[row]), int(other[row])) for row in rows]
+    return min(differing, key=lambda each: each[0], default=None)
 
 
 def _largest(error: Array) -> float | None:

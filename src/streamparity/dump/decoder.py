@@ -9,12 +9,13 @@ from ..tensors import Array, TensorSpec
 PREDICTION = "decoder.prediction"
 PREDICTION_STATES = "decoder.prediction.states"
 JOINT = "joint"
+CTC_HEAD = "ctc_decoder"
 
 
 def decoder_tensors(
     log_probs: Array, predictions: Array | None, states: Sequence[Array]
 ) -> list[tuple[TensorSpec, Array]]:
-    """Describe what decoding one chunk computed, in forward order.
+    """Describe what transducer decoding of one chunk computed, in forward order.
 
     Args:
         log_probs: ``[S, V + 1]``, one row per evaluation of the joint.
@@ -28,6 +29,11 @@ def decoder_tensors(
         described.append((_spec(f"{PREDICTION_STATES}_{part}", state, ("P", "L", "B", "H")), state))
     described.append((_spec(JOINT, log_probs, ("S", "V")), log_probs))
     return described
+
+
+def ctc_tensors(log_probs: Array) -> list[tuple[TensorSpec, Array]]:
+    """Describe what CTC decoding of one chunk computed: ``[S, V + 1]``, one row per encoder frame."""
+    return [(_spec(CTC_HEAD, log_probs, ("S", "V")), log_probs)]
 
 
 def _spec(name: str, tensor: Array, axes: tuple[str, ...]) -> TensorSpec:

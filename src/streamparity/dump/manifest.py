@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ class Decoder:
 
     Attributes:
         kind: ``rnnt``, ``tdt`` or ``ctc``.
-        blank_id: id of blank, also the start-of-sequence label.
+        blank_id: id of blank, also the start-of-sequence label; the last of the labels.
         max_symbols: most labels per encoder frame, ``None`` for no limit.
         durations: TDT durations in encoder frames, empty otherwise.
         vocabulary: text piece of every label; ``▁`` begins a word.
@@ -33,7 +33,12 @@ class Decoder:
     durations: tuple[int, ...]
     vocabulary: tuple[str, ...]
 
-    def text(self, labels: list[int]) -> str:
+    @property
+    def labels(self) -> int:
+        """Width of the label head: vocabulary and blank."""
+        return self.blank_id + 1
+
+    def text(self, labels: Sequence[int]) -> str:
         """Join the pieces of ``labels`` (SentencePiece convention); an unknown label is shown as ``<label>``."""
         pieces = [self.vocabulary[label] if 0 <= label < len(self.vocabulary) else f"<{label}>" for label in labels]
         return "".join(pieces).replace("▁", " ").strip()
@@ -73,7 +78,9 @@ class Manifest:
         """Whether both describe the same model, audio, schedule and taps, so that one may go on with the other."""
 
         def job(m: Manifest) -> tuple[Any, ...]:
-            return m.model, m.streaming, m.schedule, m.audio, m.producer, m.taps, m.extra
+            # What was decoded at once says nothing of the stream, and is made at the end.
+            extra = {key: value for key, value in m.extra.items() if key != "offline_text"}
+            return m.model, m.streaming, m.schedule, m.audio, m.producer, m.taps, extra
 
         return job(self) == job(other)
 

@@ -15,10 +15,11 @@ from ..dump import DumpReader
 from ..dump.anatomy import Anatomy
 from ..runners import Runner
 from ..runners.onnx_graph import OnnxGraph
-from ..runners.ort import OrtRunner, OrtTransducer
+from ..runners.ort import OrtRunner
+from ..runners.ort_decoder import OrtTransducer
 from ..tensors import Array, TensorSpec
 from .cache_changes import CHANNEL, TIME
-from .decoder_replay import replay
+from .decoder_replay import replay, replay_ctc
 from .errors import PieceError, errors
 from .inputs import Script
 from .observation import Observation
@@ -103,9 +104,15 @@ class Case:
 
     @cached_property
     def replayed(self) -> Errors:
-        """Error of predictor and joint by themselves, where decoding is what differs."""
+        """Error of predictor and joint, or of the CTC head, by themselves, where decoding is what differs."""
         divergence, transducer = self.divergence, self.runner.transducer
-        if divergence is None or transducer is None or not any(spec.kind == "decoder" for spec in self.specs):
+        if divergence is None or not any(spec.kind == "decoder" for spec in self.specs):
+            return {}
+        decoder = self.reference.manifest.decoder
+        if decoder is not None and decoder.kind == "ctc":
+            head = self.runner.ctc
+            return {} if head is None else replay_ctc(self.reference, head, self.specs, self.chunk, self.policy)
+        if transducer is None:
             return {}
         return replay(self.reference, transducer, self.specs, self.chunk, self.policy)
 

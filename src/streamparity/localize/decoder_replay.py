@@ -1,4 +1,4 @@
-"""Predictor and joint given what the reference's were given, call by call."""
+"""Decoder heads given what the reference's were given: predictor and joint call by call, the CTC head its frames."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 
 from ..comparison import TolerancePolicy
 from ..dump import DumpReader
-from ..dump.decoder import JOINT, PREDICTION, PREDICTION_STATES
+from ..dump.decoder import CTC_HEAD, JOINT, PREDICTION, PREDICTION_STATES
 from ..dump.trace import log_probabilities
 from ..errors import StepFailed
-from ..runners import Transducer, TransducerCall
+from ..runners import CtcHead, Transducer, TransducerCall
 from ..tensors import Array, TensorSpec
 from .errors import PieceError, errors
 
@@ -100,3 +100,19 @@ def evaluations(reference: DumpReader, transducer: Transducer, chunk: int) -> li
     except (StepFailed, IndexError):
         return []
     return done
+
+
+def replay_ctc(
+    reference: DumpReader, head: CtcHead, specs: Sequence[TensorSpec], chunk: int, policy: TolerancePolicy
+) -> dict[str, PieceError]:
+    """Error of a CTC head in one chunk, given the reference's encoder frames."""
+    manifest, expected = reference.manifest, reference.chunk(chunk)
+    key = f"tap/{CTC_HEAD}"
+    if manifest.decoder is None or key not in expected:
+        return {}
+    frames = expected["out/outputs"][0, :, : len(expected[key])].T
+    try:
+        actual = {key: log_probabilities(head.scores(frames), manifest.decoder)}
+    except StepFailed:
+        return {}
+    return errors([spec for spec in specs if spec.name == key], expected, actual, policy)

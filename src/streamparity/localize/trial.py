@@ -10,7 +10,9 @@ import numpy as np
 from ..comparison import TolerancePolicy
 from ..errors import StreamparityError
 from ..runners.onnx_graph import FLOATS, OnnxGraph, with_outputs
-from ..runners.ort import OrtRunner, OrtTransducer, create_session
+from ..runners.ort import OrtRunner
+from ..runners.ort_decoder import OrtTransducer
+from ..runners.ort_session import create_session
 from ..tensors import Array, TensorSpec, integer_tensors, valid_regions
 from .decoder_replay import replayed
 from .errors import PieceError, errors

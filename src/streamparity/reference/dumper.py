@@ -17,8 +17,9 @@ from ..schedule import WHOLE_UTTERANCE, Schedule, chunks, shortest_stream
 from .anatomy import anatomy_of
 from .audio import open_recording
 from .features import FeatureStream
-from .nemo import LoadedModel, StreamingOptions, configure_streaming, decoder_of
+from .nemo import LoadedModel, StreamingOptions, choose_decoder, configure_streaming, decoder_of
 from .noise_floor import measure
+from .offline import offline_text
 from .streamer import ReferenceStreamer
 from .taps import choose_taps
 
@@ -34,6 +35,8 @@ class DumpOptions:
     force: bool = False
     resume: bool = False
     noise_floor: bool = False
+    decoder: str | None = None
+    offline_text: bool = False
 
 
 def dump(
@@ -62,6 +65,7 @@ def dump(
     """
     module = model.module
     config = configure_streaming(module, options.streaming)
+    choose_decoder(module, options.decoder)
     encoder_taps, other_taps = choose_taps(module, options.taps)
     recording = open_recording(audio, int(module.cfg.sample_rate))
     for line in recording.notes:
@@ -125,8 +129,10 @@ def dump(
     for name in sorted(streamer.repeated_taps):
         note(f"{name} is called more than once in a step, so it has no one output: it is not in the dump")
     tokens, text = None, None
-    if decoder is not None and decoder.kind in ("rnnt", "tdt"):
+    if decoder is not None:
         tokens, text = streamer.tokens, spoken(module, streamer.tokens)
+    if options.offline_text:
+        writer.annotate(offline_text=offline_text(module, features))
     anatomy_of(module).write(out)
     finished = writer.finish(tokens, text)
     if options.noise_floor:
@@ -136,7 +142,8 @@ def dump(
 
 def spoken(module: Any, tokens: list[int]) -> str:
     """Text of labels, by the model's own tokenizer."""
-    return str(module.decoding.decode_ids_to_str(tokens)) if tokens else ""
+    spelling = module.ctc_decoding if getattr(module, "cur_decoder", None) == "ctc" else module.decoding
+    return str(spelling.decode_ids_to_str(tokens)) if tokens else ""
 
 
 def _earlier(out: Path, chunk_count: int) -> tuple[dict[str, Any], list[int]]:

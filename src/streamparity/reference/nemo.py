@@ -229,15 +229,45 @@ def _streaming_config(encoder: Any) -> StreamingConfig:
     )
 
 
+def ctc_head(module: Any) -> Any | None:
+    """The module that scores frames for CTC: ``decoder`` of a CTC model, ``ctc_decoder`` of a hybrid."""
+    if hasattr(module, "joint"):
+        return getattr(module, "ctc_decoder", None)
+    return module.decoder if hasattr(module.decoder, "decoder_layers") else None
+
+
+def choose_decoder(module: Any, wanted: str | None) -> None:
+    """Set which head of a hybrid decodes; ``None`` keeps what the model is set to.
+
+    Args:
+        module: the NeMo model.
+        wanted: ``rnnt`` (TDT too) or ``ctc``.
+
+    Raises:
+        StreamparityError: the model has no such head.
+    """
+    hybrid = hasattr(module, "joint") and hasattr(module, "ctc_decoder")
+    if wanted is None:
+        return
+    if hybrid:
+        module.cur_decoder = wanted
+        return
+    own = "rnnt" if hasattr(module, "joint") else "ctc"
+    if wanted != own:
+        raise StreamparityError(
+            f"{type(module).__name__} has no {wanted} decoder", f"leave --decoder out: it decodes by {own}"
+        )
+
+
 def decoder_of(module: Any) -> Decoder | None:
-    """What is needed to decode the model's encoder frames and to spell the labels."""
+    """What is needed to decode the model's encoder frames and to spell the labels, by the head it is set to use."""
     tokenizer = getattr(module, "tokenizer", None)
     joint = getattr(module, "joint", None)
     if tokenizer is not None:
         vocabulary = tuple(tokenizer.ids_to_tokens(list(range(tokenizer.vocab_size))))
     else:
         vocabulary = tuple(str(label) for label in getattr(joint or module.decoder, "vocabulary", ()))
-    if joint is None:
+    if joint is None or getattr(module, "cur_decoder", "rnnt") == "ctc":
         return Decoder("ctc", len(vocabulary), None, (), vocabulary)
     durations = tuple(int(d) for d in module.cfg.get("model_defaults", {}).get("tdt_durations", ()) or ())
     if not durations and joint.num_extra_outputs:

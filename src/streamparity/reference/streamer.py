@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..dump.decoder import decoder_tensors
 from ..dump.manifest import Decoder
-from ..dump.trace import Trace, emitted, log_probabilities
+from ..dump.trace import Line
 from ..schedule import Chunk
 from ..tensors import (
     CACHE_FEEDBACK,
@@ -20,10 +19,10 @@ from ..tensors import (
     Array,
     TensorSpec,
 )
-from .decoding import PREFIX, decoding_state, prepare_decoding, restore_hypothesis
+from .decoding import decoding_log
 from .encoder import initial_caches, step_arguments, step_outputs, to_numpy
 from .features import FeatureStream
-from .taps import PREPROCESSOR, DecoderTaps, EncoderTaps, tap_spec, wrapped
+from .taps import PREPROCESSOR, EncoderTaps, tap_spec, wrapped
 
 
 @dataclass
@@ -38,7 +37,7 @@ class ReferenceChunk:
 
     tensors: dict[str, Array]
     specs: list[TensorSpec]
-    trace: list[dict[str, Any]]
+    trace: list[Line]
 
 
 class ReferenceStreamer:
@@ -46,9 +45,9 @@ class ReferenceStreamer:
 
     Args:
         module: the NeMo model, set up to stream.
-        decoder: what decodes its frames; ``None`` or CTC leaves decoding untapped.
+        decoder: what decodes its frames; ``None`` leaves decoding untapped.
         encoder_taps: encoder module paths to record.
-        other_taps: ``preprocessor``, ``decoder.prediction*``, ``joint``.
+        other_taps: ``preprocessor``, ``decoder.prediction*``, ``joint``, ``ctc_decoder``.
     """
 
     def __init__(
@@ -59,18 +58,13 @@ class ReferenceStreamer:
         other_taps: Sequence[str] = (),
     ) -> None:
         self._module = module
-        self._decoder = decoder if decoder is not None and decoder.kind in ("rnnt", "tdt") else None
         self._encoder_taps = EncoderTaps(module, encoder_taps)
-        self._decoder_taps = DecoderTaps(module) if self._decoder is not None else None
         self._other_taps = other_taps
         self._dtype = next(module.encoder.parameters()).dtype
         self._caches = initial_caches(module, self._dtype)
         self._hypotheses: Any = None
-        self._trace = Trace(self._decoder) if self._decoder is not None else None
+        self._decoding = decoding_log(module, decoder)
         self.tokens: list[int] = []
-        if self._decoder is not None:
-            prepare_decoding(module)
-            self._no_rows = _no_rows(module)
 
     @property
     def repeated_taps(self) -> set[str]:
@@ -81,9 +75,8 @@ class ReferenceStreamer:
         """Take up the state in which an earlier run left ``last``, the tensors of its last whole chunk."""
         self._caches = {taken: last[f"out/{given}"] for given, taken in CACHE_FEEDBACK.items()}
         self.tokens = list(tokens)
-        if self._trace is not None:
-            self._hypotheses = [restore_hypothesis(last, self.tokens, self._module.device)]
-            self._trace.skipped = int(last[f"{PREFIX}skipped"][0])
+        if self._decoding is not None:
+            self._hypotheses = self._decoding.resume(last, self.tokens)
 
     def run(self, features: FeatureStream, chunks: Iterator[Chunk]) -> Iterator[ReferenceChunk]:
         """Stream the chunks, yielding each as it is done."""
@@ -94,8 +87,8 @@ class ReferenceStreamer:
             stack.enter_context(torch.inference_mode())
             stack.enter_context(self._encoder_taps.recording())
             stack.enter_context(wrapped(self._module.encoder, "cache_aware_stream_step", encoded.append))
-            if self._decoder_taps is not None:
-                stack.enter_context(self._decoder_taps.recording())
+            if self._decoding is not None:
+                stack.enter_context(self._decoding.recording())
             for chunk in chunks:
                 yield self._step(chunk, features, encoded)
 
@@ -103,7 +96,6 @@ class ReferenceStreamer:
         known = features.frames(chunk.history, chunk.stop)
         signal = np.pad(known, ((0, 0), (0, 0), (chunk.zeros, 0)))
         inputs = {"audio_signal": signal, "length": np.array([signal.shape[2]], np.int64), **self._caches}
-        first = self._hypotheses is None
         arguments = step_arguments(self._module, inputs, chunk.drop, chunk.last, self._dtype)
         returned = self._module.conformer_stream_step(
             **arguments, previous_hypotheses=self._hypotheses, return_transcription=True
@@ -125,51 +117,17 @@ class ReferenceStreamer:
         for name, port in ENCODER_OUTPUTS.items():
             array = outputs[name]
             record.add(TensorSpec(f"out/{name}", port.kind, str(array.dtype), port.axes, port.valid), array)
-        trace = self._decoding(chunk, int(outputs["encoded_lengths"][0]), first, record)
+        trace: list[Line] = []
+        if self._decoding is not None:
+            decoded = self._decoding.take(chunk.index, int(outputs["encoded_lengths"][0]), self._hypotheses)
+            trace = decoded.lines
+            self.tokens += decoded.labels
+            for spec, tensor in decoded.tensors:
+                if spec.label in self._other_taps:
+                    record.add(spec, tensor)
+            record.tensors.update(decoded.state)
         self._caches = {taken: outputs[given] for given, taken in CACHE_FEEDBACK.items()}
         return ReferenceChunk(record.tensors, record.specs, trace)
-
-    def _decoding(self, chunk: Chunk, frames: int, first: bool, record: _Record) -> list[dict[str, Any]]:
-        taps, decoder = self._decoder_taps, self._decoder
-        if taps is None or decoder is None or self._trace is None:
-            return []
-        width = decoder.blank_id + 1 + len(decoder.durations)
-        kind = np.float64 if str(self._dtype) == "torch.float64" else np.float32
-        logits = np.array([to_numpy(row).reshape(-1) for row in taps.logits], kind).reshape(-1, width)
-        lines = self._trace.chunk(chunk.index, frames, logits)
-        labels = emitted(lines, decoder)
-        self.tokens += labels
-        # Label looping also predicts once for a hypothesis that has ended and throws the result away; it comes last.
-        consumed = len(labels) + int(first)
-        for tensor in decoder_tensors(
-            log_probabilities(logits, decoder),
-            _rows([prediction.reshape(-1) for prediction in taps.predictions[:consumed]], self._no_rows[0]),
-            [
-                _rows([state[part] for state in taps.states[:consumed]], empty)
-                for part, empty in enumerate(self._no_rows[1:])
-            ],
-        ):
-            if tensor[0].label in self._other_taps:
-                record.add(*tensor)
-        taps.clear()
-        state = self._hypotheses[0].dec_state
-        record.tensors.update(decoding_state(state, self._trace.skipped))
-        return lines
-
-
-def _rows(calls: Sequence[Any], empty: Array) -> Array:
-    """Stack the calls of one chunk; ``empty`` has the shape and type of none."""
-    return np.stack([to_numpy(call) for call in calls]) if calls else empty
-
-
-def _no_rows(module: Any) -> list[Array]:
-    """Prediction ``[0, H]`` and state tensors ``[0, L, B, H]`` of a chunk in which the predictor is not called."""
-    import torch
-
-    with torch.inference_mode():
-        prediction, state, *_ = module.decoder.predict(None, None, add_sos=False, batch_size=1)
-    parts = state if isinstance(state, list | tuple) else [state]
-    return [to_numpy(part)[None][:0] for part in (prediction.reshape(-1), *parts)]
 
 
 class _Record:

@@ -12,9 +12,10 @@ from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatchcase
 from typing import Any
 
-from ..dump.decoder import JOINT, PREDICTION, PREDICTION_STATES
+from ..dump.decoder import CTC_HEAD, JOINT, PREDICTION, PREDICTION_STATES
 from ..errors import StreamparityError
 from ..tensors import EXTENT, SECOND_OUTPUT, Array, TensorSpec, ValidRule
+from .nemo import decoder_of
 
 PREPROCESSOR = "preprocessor"
 DECODER_TAPS = (PREDICTION, f"{PREDICTION_STATES}_1", f"{PREDICTION_STATES}_2", JOINT)
@@ -29,7 +30,8 @@ def choose_taps(module: Any, globs: Sequence[str]) -> tuple[list[str], list[str]
 
     Args:
         module: the NeMo model.
-        globs: patterns over ``encoder...`` module paths, ``preprocessor``, ``decoder.prediction*`` and ``joint``.
+        globs: patterns over ``encoder...`` module paths, ``preprocessor``, ``decoder.prediction*`` and ``joint``, or
+            ``ctc_decoder`` where that head decodes.
 
     Returns:
         Encoder module paths, and the other taps, each in the order of definition.
@@ -39,8 +41,9 @@ def choose_taps(module: Any, globs: Sequence[str]) -> tuple[list[str], list[str]
     """
     inner = [f"encoder.{name}" for name, part in module.encoder.named_modules() if name and not _is_identity(part)]
     others = [PREPROCESSOR]
-    if hasattr(module, "joint"):
-        others += DECODER_TAPS
+    decoder = decoder_of(module)
+    if decoder is not None:
+        others += [CTC_HEAD] if decoder.kind == "ctc" else DECODER_TAPS
     if not globs:
         return [name for name in inner if BLOCK_LEVEL.fullmatch(name)], others
     for glob in globs:

@@ -3,13 +3,15 @@
 from .base import Runner, RunnerOptions, StepInput
 from .piece import NoPiece, Piece
 from .registry import backend, backend_names
-from .transducer import Transducer, TransducerCall, TransducerStep
+from .transducer import CtcHead, SplitTransducer, Transducer, TransducerCall, TransducerStep
 
 __all__ = [
+    "CtcHead",
     "NoPiece",
     "Piece",
     "Runner",
     "RunnerOptions",
+    "SplitTransducer",
     "StepInput",
     "Transducer",
     "TransducerCall",

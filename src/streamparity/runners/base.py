@@ -12,7 +12,7 @@ from ..errors import StreamparityError
 from ..schedule import StreamingConfig
 from ..tensors import Array, TensorSpec
 from .piece import NoPiece, Piece
-from .transducer import Transducer, TransducerCall
+from .transducer import CtcHead, Transducer, TransducerCall
 from .weight import Weight
 
 
@@ -65,6 +65,7 @@ class Runner(ABC):
         model_sha256: hash of the NeMo model that the model under test came from, where that is known.
         unmatched: taps asked for that the model does not have, with the reason.
         transducer: predictor and joint, where the model has them.
+        ctc: the CTC head, where the model has one.
         math: arithmetic settings that move numbers.
         arithmetic: dtype in which the model computes, where the arrays it returns do not say.
         threads: threads per operator, where the backend says.
@@ -82,6 +83,7 @@ class Runner(ABC):
         self.model_sha256: str | None = None
         self.unmatched: dict[str, str] = {}
         self.transducer: Transducer | None = None
+        self.ctc: CtcHead | None = None
         self.math: dict[str, Any] = {"tf32": None}
         self.arithmetic: str | None = None
         self.threads: int | None = None

@@ -12,14 +12,15 @@ import numpy as np
 
 from ..errors import StepFailed, StreamparityError, first_line
 from ..reference.encoder import step_arguments, step_outputs, to_numpy
-from ..reference.nemo import StreamingOptions, configure_streaming, import_torch, load_model
+from ..reference.nemo import StreamingOptions, configure_streaming, ctc_head, import_torch, load_model
 from ..reference.taps import EncoderTaps
 from ..schedule import StreamingConfig
 from ..tensors import CACHE_FEEDBACK, Array
 from .base import Runner, RunnerOptions, StepInput
 from .piece import Piece
+from .torch_decoder import TorchCtc, TorchTransducer
 from .torch_pieces import decoder_piece, submodule_piece
-from .transducer import State, TransducerCall, TransducerStep
+from .transducer import TransducerCall
 from .weight import Weight
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
@@ -71,6 +72,8 @@ class TorchRunner(Runner):
             self._encode = torch.compile(self._encode)
         if hasattr(self._module, "joint"):
             self.transducer = TorchTransducer(self._module, self._dtype)
+        if (head := ctc_head(self._module)) is not None:
+            self.ctc = TorchCtc(head, self._dtype)
 
     def set_caches(self, caches: Mapping[str, Array]) -> None:
         """Keep ``caches`` for the next step."""
@@ -147,41 +150,3 @@ def match_streaming(module: Any, streaming: StreamingConfig) -> None:
         f"the model streams as {own.to_json()} but the reference as {streaming.to_json()}",
         "use the model that the dump was made from",
     )
-
-
-class TorchTransducer:
-    """NeMo's prediction network and joint, one frame and label at a time."""
-
-    def __init__(self, module: Any, dtype: Any) -> None:
-        self._module = module
-        self._dtype = dtype
-
-    def initial_state(self) -> State:
-        """Zeros ``[L, 1, H]`` for each state tensor."""
-        import torch
-
-        like = torch.zeros(1, 1, 1, dtype=self._dtype, device=self._module.device)
-        return tuple(to_numpy(part) for part in self._module.decoder.initialize_state(like))
-
-    def step(self, frame: Array, label: int, state: State) -> TransducerStep:
-        """Call ``decoder.predict`` and the joint's methods as greedy decoding does."""
-        try:
-            return self._evaluate(frame, label, state)
-        except Exception as error:  # whatever the model's code raises, the model could not run
-            raise StepFailed(first_line(error), "joint") from error
-
-    def _evaluate(self, frame: Array, label: int, state: State) -> TransducerStep:
-        import torch
-
-        module, device = self._module, self._module.device
-        with torch.inference_mode():
-            target = torch.tensor([[label]], device=device)
-            given = tuple(torch.from_numpy(part).to(device, self._dtype) for part in state)
-            prediction, after, *_ = module.decoder.predict(target, given, add_sos=False, batch_size=1)
-            encoded = torch.from_numpy(np.ascontiguousarray(frame)).to(device, self._dtype).reshape(1, 1, -1)
-            logits = module.joint.joint_after_projection(
-                module.joint.project_encoder(encoded), module.joint.project_prednet(prediction)
-            )
-        return TransducerStep(
-            to_numpy(logits).reshape(-1), tuple(to_numpy(part) for part in after), to_numpy(prediction).reshape(-1)
-        )
