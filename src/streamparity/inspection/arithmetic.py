@@ -16,6 +16,7 @@ from ..runners.onnx_weights import Constants
 from .sessions import Session, zeros
 from .subject import EncoderSubject
 
+USUAL_FACTOR = 8  # feature frames per encoder frame, of every model seen
 ENDLESS = 1_000_000  # longer than any cache or chunk
 SEARCHED = 512  # feature frames within which an encoder frame must come out
 SPAN = 64  # feature frames over which the subsampling factor is measured
@@ -48,7 +49,7 @@ class Baked:
 
     def chunk_frames(self) -> int:
         """Feature frames of a padded chunk of the graph's own size: history, then what makes the frames it keeps."""
-        factor = self.factor or 8
+        factor = self.factor or USUAL_FACTOR
         return factor + 1 + factor * (self.computed or 2)
 
 
@@ -95,7 +96,7 @@ class Arithmetic:
             # Without a limit the frames of a chunk that long come out, all of them.
             valid_out=None if most is None or not 0 < most < ENDLESS // 100 else most,
             drop=baked_drop(self._subject),
-            cache_drop=None if keeps is None or first is None else 1 - keeps,
+            cache_drop=None if keeps is None or first is None or keeps > 1 else 1 - keeps,
             factor=SPAN // moved if moved and SPAN % moved == 0 else None,
         )
 

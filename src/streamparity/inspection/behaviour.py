@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import StepFailed
-from ..tensors import CACHE_FEEDBACK, ENCODER_OUTPUTS, Array
+from ..tensors import ENCODER_OUTPUTS, RETURNED, Array
 from .finding import Finding
 from .sessions import Session, zeros
 from .subject import EncoderSubject
@@ -87,7 +87,8 @@ def _time_slots(subject: EncoderSubject) -> list[int]:
 
 def step_findings(behaviour: Behaviour) -> Iterator[Finding]:
     """Caches that grow or shrink, numbers that are not finite, and runs that do not agree."""
-    for given, taken in CACHE_FEEDBACK.items():
+    for taken in CACHES:
+        given = RETURNED[taken]
         fed, returned = behaviour.empty[taken].shape, behaviour.first[given].shape
         if fed != returned:
             yield Finding(
@@ -150,7 +151,7 @@ def dependence_findings(subject: EncoderSubject, behaviour: Behaviour) -> Iterat
             )
     yield from _length_findings(subject, given, moved)
     heard = moved(audio_signal=behaviour.noise(given["audio_signal"]))
-    for port in (given_back for given_back, taken in CACHE_FEEDBACK.items() if taken in CACHES):
+    for port in (RETURNED[taken] for taken in CACHES):
         if port not in heard:
             yield Finding(
                 "cache-not-updated",

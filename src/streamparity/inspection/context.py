@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import StepFailed
 from ..tensors import Array
-from .arithmetic import Baked
+from .arithmetic import ENDLESS, USUAL_FACTOR, Baked
 from .finding import Finding
 from .sessions import Session, zeros
 from .subject import EncoderSubject
@@ -29,11 +29,13 @@ class MaskContext:
         left: encoder frames before a chunk (or a frame, where chunks do not show) that it sees; -1 for all.
         right: encoder frames after the first frame of a chunk (or a frame) that it sees; -1 for all.
         chunked: frames of one chunk see each other, so that the look-ahead shrinks from frame to frame.
+        slots: cached frames that it has room for: extent C of ``cache_last_channel``.
     """
 
     left: int
     right: int
     chunked: bool
+    slots: int
 
 
 def mask_context(subject: EncoderSubject, baked: Baked) -> MaskContext | None:
@@ -47,31 +49,31 @@ def mask_context(subject: EncoderSubject, baked: Baked) -> MaskContext | None:
         StreamparityError: ONNX Runtime refuses the part.
     """
     name = _mask_tensor(subject)
-    if name is None or baked.slots is None or baked.slots > LARGEST_CACHE:
+    if name is None or (baked.slots or 0) > LARGEST_CACHE:
         return None
     fixed = subject.extent("audio_signal", 2)
-    frames = fixed or ROWS * (baked.factor or 8)
-    given = zeros(subject, frames, baked.slots, 1)
-    given["cache_last_channel_len"] = np.full_like(given["cache_last_channel_len"], baked.slots)
+    frames = fixed or ROWS * (baked.factor or USUAL_FACTOR)
+    given = zeros(subject, frames, baked.slots or 1, 1)
+    given["cache_last_channel_len"] = np.full_like(given["cache_last_channel_len"], ENDLESS)
     try:
         mask = np.asarray(Session(subject, [name], part=True).run(given)[0]).astype(bool)
     except StepFailed:
         return None
     if mask.ndim < 2 or mask.size != mask.shape[-1] * mask.shape[-2]:
         return None
-    found = read_mask(mask.reshape(mask.shape[-2:]), baked.slots)
+    found = read_mask(mask.reshape(mask.shape[-2:]))
     # One chunk sees all of itself and of the cache under any context.
     return None if fixed is not None and found is not None and found.right < 0 else found
 
 
-def read_mask(mask: Array, slots: int) -> MaskContext | None:
-    """Read a mask ``[rows, slots + rows]``, whichever of its values hides.
+def read_mask(mask: Array) -> MaskContext | None:
+    """Read a mask ``[frames, cache slots + frames]``, whichever of its values hides.
 
     A frame always sees itself, which tells the two apart. Rows at the end, where the chunk ends or padding begins, see
     less than their due: the widest view counts.
     """
-    rows = mask.shape[0]
-    if mask.shape[1] != slots + rows or not rows:
+    rows, slots = mask.shape[0], mask.shape[1] - mask.shape[0]
+    if not rows or slots < 0:
         return None
     own = mask[np.arange(rows), slots + np.arange(rows)]
     visible = mask if np.count_nonzero(own) * 2 > rows else ~mask
@@ -84,12 +86,12 @@ def read_mask(mask: Array, slots: int) -> MaskContext | None:
     unlimited_right = bool((last == last[0]).all()) and used.size > 1
     if unlimited_right:
         left_of_frame = slots + used - first
-        return MaskContext(-1 if (first == 0).all() else int(left_of_frame.max()), -1, False)
+        return MaskContext(-1 if (first == 0).all() else int(left_of_frame.max()), -1, False, slots)
     ahead = int(right.max())
     chunked = ahead > 0 and bool((np.diff(right) != 0).any()) and int(right.min()) == 0 and _shrinks(right)
     starts = right == ahead if chunked else np.ones(used.size, bool)
     left = -1 if (first == 0).all() else int((slots + used - first)[starts].max())
-    return MaskContext(left, ahead, chunked)
+    return MaskContext(left, ahead, chunked, slots)
 
 
 def _shrinks(right: Array) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ..errors import StepFailed
 from ..schedule import StreamingConfig
-from .arithmetic import Arithmetic, Baked
+from .arithmetic import USUAL_FACTOR, Arithmetic, Baked
 from .finding import Finding
 from .subject import EncoderSubject
 
@@ -17,8 +17,8 @@ def assumed_config(subject: EncoderSubject, baked: Baked) -> StreamingConfig | N
     """The contract's configuration, or the one that a graph's constants make by NeMo's rules."""
     if subject.promise.streaming is not None:
         return subject.promise.streaming
-    computed, factor = baked.computed, baked.factor
-    if computed is None or factor is None or baked.valid_out is None or baked.cache_drop is None or not baked.slots:
+    computed, factor = baked.computed, baked.factor or USUAL_FACTOR
+    if computed is None or baked.valid_out is None or baked.cache_drop is None or not baked.slots:
         return None
     size, shift = factor * (computed - 1), factor * (baked.valid_out - 1)
     return StreamingConfig(
@@ -84,7 +84,7 @@ def length_findings(
                 seen,
                 "keep fewer frames out of the cache than a chunk computes (--cache-drop-size), or feed longer chunks",
             )
-        elif not wrong and not dropped and after == before and expected > before:
+        elif not wrong and not dropped and after == before < config.last_channel_cache_size:
             wrong = True
             yield Finding(
                 "cache-length-stuck",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +41,12 @@ def inspect_onnx(path: Path, options: InspectOptions) -> Report:
         for port in group
     ]
     summary: dict[str, Any] = {"opset": graph.opset, "nodes": len(graph.proto.graph.node)}
-    findings = _checked(
-        ("weights", lambda: weight_findings(graph)),
-        ("structure", lambda: damage_findings(graph)),
-        ("half precision", lambda: half_findings(graph)),
-        ("training mode", lambda: training_findings(graph)),
+    findings = _checked(("weights", lambda: weight_findings(graph)))
+    findings = findings or _checked(
+        ("structure", lambda: damage_findings(graph)), ("half precision", lambda: half_findings(graph))
     )
     whole = not has_error(findings)
+    findings += _checked(("training mode", lambda: training_findings(graph)))
     names = {str(port["name"]) for port in ports}
     if {*DECODER_INPUTS, *DECODER_OUTPUTS} <= names:
         findings += _decoder_findings(graph, path, options, whole)
@@ -99,6 +99,7 @@ def _run_findings(subject: EncoderSubject, summary: dict[str, Any], flawed: bool
         arithmetic = Arithmetic(subject)
         baked = arithmetic.baked()
         mask = mask_context(subject, baked)
+        baked = baked if mask is None else replace(baked, slots=mask.slots)
     except StreamparityError as error:
         return [ort_finding(subject.graph, error, subject.options.backend)]
     summary |= _baked_summary(baked, mask)
@@ -118,10 +119,10 @@ def _run_findings(subject: EncoderSubject, summary: dict[str, Any], flawed: bool
         return [*findings, ort_finding(subject.graph, error, subject.options.backend)]
     except StepFailed as failure:
         return [*findings, _cannot_run(failure, frames, slots)]
-    return findings + _checked(
-        ("steps", lambda: step_findings(behaviour)),
-        ("dependence", lambda: dependence_findings(subject, behaviour)),
-    )
+    steps = _checked(("steps", lambda: step_findings(behaviour)))
+    if any(finding.code == "not-finite" for finding in steps):
+        return findings + steps  # nothing can be seen to move among values that are not numbers
+    return findings + steps + _checked(("dependence", lambda: dependence_findings(subject, behaviour)))
 
 
 def _checked(*checks: tuple[str, Check]) -> list[Finding]:

@@ -17,18 +17,21 @@ DROPOUT_WITH_INPUT = 12  # opset from which Dropout says by an input whether it 
 
 
 def damage_findings(graph: OnnxGraph) -> list[Finding]:
-    """What onnx's checker objects to, and tensors that nothing computes."""
-    import onnx
-
-    problems = []
+    """Tensors that nothing gives, and what onnx's checker objects to."""
     undefined = Flow(graph.proto).undefined()
-    if undefined:
-        problems.append(f"nothing gives {', '.join(undefined[:LISTED])}")
-    else:
-        try:
-            onnx.checker.check_model(graph.proto if not _external(graph) else str(graph.path))
-        except Exception as error:  # onnx's own exception types vary by version
-            problems.append(first_line(error))
+    problem = f"nothing gives {', '.join(undefined[:LISTED])}" if undefined else _objection(graph)
+    if problem is None:
+        return []
+    if "topologically sorted" in problem:
+        return [
+            Finding(
+                "nodes-unsorted",
+                "warning",
+                "a node comes before one that it depends on: ONNX Runtime sorts them, other readers fail",
+                {"onnx": problem},
+                "sort the nodes (onnx_graphsurgeon's toposort), or report it to the converter's makers",
+            )
+        ]
     return [
         Finding(
             "damaged-graph",
@@ -37,8 +40,17 @@ def damage_findings(graph: OnnxGraph) -> list[Finding]:
             {"undefined": undefined[:LISTED], "onnx": problem},
             "export or copy it again",
         )
-        for problem in problems
     ]
+
+
+def _objection(graph: OnnxGraph) -> str | None:
+    import onnx
+
+    try:
+        onnx.checker.check_model(str(graph.path) if _external(graph) else graph.proto)
+    except Exception as error:  # onnx's own exception types vary by version
+        return first_line(error)
+    return None
 
 
 def training_findings(graph: OnnxGraph) -> Iterator[Finding]:

@@ -1,0 +1,427 @@
+"""Real exports, each broken in one way: the doctor names it, and names nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from plant_fault import layer_norm_epsilon, zero_layer_cache
+from streamparity.inspection import InspectOptions, inspect
+
+from ..faults.edits import after, at_input, constant, find, multiply, named, producer, rewrite
+from .test_doctor_sound import fixed_shapes
+from .test_models import saved  # noqa: F401  (a fixture)
+
+
+def findings(path, severities=("error", "warning"), **options):
+    document = inspect(path, InspectOptions(**options))
+    if any(finding["severity"] == "error" for finding in document["findings"]):
+        assert not document["can_stream"]
+    return {finding["code"]: finding for finding in document["findings"] if finding["severity"] in severities}
+
+
+def constant_for(port, value):
+    """A constant in place of an input, as tracing folds in what it was given as a Python number."""
+
+    def edit(model):
+        folded = constant(model, "folded", value)
+        for node in model.graph.node:
+            for position, name in enumerate(node.input):
+                if name == port:
+                    node.input[position] = folded
+
+    return edit
+
+
+def ignored(port):
+    return lambda model: at_input(model, port, multiply(model, 0))
+
+
+def extents(**wanted):
+    """Fix an axis of ports: ``port=(axis, extent)``."""
+
+    def edit(model):
+        for value in [*model.graph.input, *model.graph.output]:
+            if value.name in wanted:
+                axis, extent = wanted[value.name]
+                value.type.tensor_type.shape.dim[axis].Clear()
+                value.type.tensor_type.shape.dim[axis].dim_value = extent
+
+    return edit
+
+
+def grown(model):
+    """The whole cache in front of the new frames, every time."""
+    for layer in range(3):
+        find(model, f"layers.{layer}.self_attn", "Slice").input[1] = constant(model, f"zero_{layer}", np.array([0]))
+    last = producer(model, producer(model, "cache_last_channel_next").input[0])
+    last.input[1] = constant(model, "all", np.array([-100_000]))
+
+
+def retyped(port, kind):
+    def edit(model):
+        after(model, port, lambda old, new: [helper.make_node("Cast", [old], [new], to=kind, name="/planted/Cast")])
+        next(v for v in model.graph.output if v.name == port).type.tensor_type.elem_type = kind
+
+    return edit
+
+
+def another_rank(model):
+    axis = constant(model, "last_axis", np.array([1]))
+    after(
+        model,
+        "cache_last_channel_next_len",
+        lambda old, new: [helper.make_node("Unsqueeze", [old, axis], [new], name="/planted/Unsqueeze")],
+    )
+    value = next(v for v in model.graph.output if v.name == "cache_last_channel_next_len")
+    value.CopyFrom(helper.make_tensor_value_info(value.name, TensorProto.INT64, [None, 1]))
+
+
+def output_from(port, source):
+    """Another tensor under an output's name; a constant where an array is given."""
+
+    def edit(model):
+        node = producer(model, port)
+        node.output[list(node.output).index(port)] = f"{port}_unused"
+        name = source if isinstance(source, str) else constant(model, "folded", source)
+        model.graph.node.append(helper.make_node("Identity", [name], [port], name="/planted/Identity"))
+
+    return edit
+
+
+def mask_without_padding(model):
+    """Every chunk is taken for a whole one, inside; the length returned still follows the one given."""
+    constant_for("length", np.array([25]))(model)
+    numbers = [constant(model, f"planted_{value}", np.array(value)) for value in (8, 1, 0, 2)]
+    node = producer(model, "encoded_lengths")
+    node.output[0] = "encoded_lengths_unused"
+    model.graph.node.extend(
+        [
+            helper.make_node("Div", ["length", numbers[0]], ["planted_frames"], name="/planted/Div"),
+            helper.make_node("Sub", ["planted_frames", numbers[1]], ["planted_kept"], name="/planted/Sub"),
+            helper.make_node("Clip", ["planted_kept", *numbers[2:]], ["encoded_lengths"], name="/planted/Clip"),
+        ]
+    )
+
+
+def training_batch_norm(model):
+    """A batch norm that takes its statistics from the chunk."""
+    for part, value in (("scale", 1), ("bias", 0), ("mean", 0), ("var", 1)):
+        constant(model, f"planted_{part}", np.full(64, value, np.float32))
+    parameters = ["planted_scale", "planted_bias", "planted_mean", "planted_var"]
+    tensor = find(model, "layers.1.conv.depthwise_conv", "Conv").output[0]
+    after(
+        model,
+        tensor,
+        lambda old, new: [
+            helper.make_node(
+                "BatchNormalization",
+                [old, *parameters],
+                [new, "planted_new_mean", "planted_new_var"],
+                name="/layers.1/conv/batch_norm/BatchNormalization",
+                training_mode=1,
+            )
+        ],
+    )
+
+
+def training_dropout(model):
+    ratio, training = constant(model, "ratio", np.float32(0.1)), constant(model, "training", np.array(True))
+    tensor = find(model, "layers.0.feed_forward1.linear2", "Add").output[0]
+    after(
+        model,
+        tensor,
+        lambda old, new: [helper.make_node("Dropout", [old, ratio, training], [new], name="/layers.0/dropout/Dropout")],
+    )
+
+
+def dithered(model):
+    at_input(
+        model,
+        "audio_signal",
+        lambda old, new: [
+            helper.make_node("RandomNormalLike", [old], ["dither"], name="/planted/RandomNormalLike"),
+            helper.make_node("Add", [old, "dither"], [new], name="/planted/Add"),
+        ],
+    )
+
+
+def without_a_node(model):
+    model.graph.node.remove(named(model, "/layers.1/norm_out/LayerNormalization"))
+
+
+def infinite(model):
+    rewrite(model, "layers.1.norm_out.weight", lambda values: np.full_like(values, np.inf))
+
+
+def half_ports(model):
+    for value in model.graph.input:
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT16
+
+
+def future(model):
+    model.opset_import[0].version = 99
+
+
+def foreign_operator(model):
+    model.opset_import.append(helper.make_opsetid("some.plugin", 1))
+    node = find(model, "layers.1.norm_out", "LayerNormalization")
+    node.op_type, node.domain = "FastNorm", "some.plugin"
+    del node.attribute[:]
+
+
+EDITS = {
+    "channel cache folded": (constant_for("cache_last_channel", np.zeros((1, 3, 70, 64), np.float32)), "cache-unused"),
+    "channel cache times zero": (ignored("cache_last_channel"), "cache-unused"),
+    "time cache folded": (constant_for("cache_last_time", np.zeros((1, 3, 64, 8), np.float32)), "cache-unused"),
+    "time cache times zero": (ignored("cache_last_time"), "cache-unused"),
+    "one layer's cache": (zero_layer_cache("cache_last_time", 1), "cache-layer-unused"),
+    "another layer's cache": (zero_layer_cache("cache_last_channel", 2), "cache-layer-unused"),
+    "cache handed on as it came": (output_from("cache_last_time_next", "cache_last_time"), "cache-not-updated"),
+    "cache too small": (extents(cache_last_channel=(2, 56)), "cache-size-wrong"),
+    "cache grows": (grown, "cache-grows"),
+    "cache of another extent": (extents(cache_last_time=(3, 8), cache_last_time_next=(3, 7)), "cache-cannot-return"),
+    "cache in half precision": (retyped("cache_last_time_next", TensorProto.FLOAT16), "cache-cannot-return"),
+    "length of another type": (retyped("cache_last_channel_next_len", TensorProto.INT32), "cache-cannot-return"),
+    "length of another rank": (another_rank, "cache-cannot-return"),
+    "length constant": (output_from("cache_last_channel_next_len", np.array([2])), "cache-length-constant"),
+    "length handed on as it came": (
+        output_from("cache_last_channel_next_len", "cache_last_channel_len"),
+        "cache-length-stuck",
+    ),
+    "lengths ignored": (output_from("encoded_lengths", np.array([2])), "length-ignored"),
+    "padding not masked": (mask_without_padding, "padding-not-masked"),
+    "batch norm trains": (training_batch_norm, "training-mode"),
+    "a node lost": (without_a_node, "damaged-graph"),
+    "infinite weight": (infinite, "not-finite"),
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_an_edited_export_is_named(workshop, name):
+    edit, code = EDITS[name]
+    assert set(findings(workshop.edited(f"doctor {name}", edit))) == {code}
+
+
+def test_what_is_random_is_named_and_seen_to_differ(workshop):
+    assert set(findings(workshop.edited("doctor dropout", training_dropout))) == {"training-mode", "not-repeatable"}
+    assert set(findings(workshop.edited("doctor dither", dithered))) == {"random-numbers", "not-repeatable"}
+
+
+def test_half_precision_without_casts(workshop):
+    """Then the caches, in float32 as before, cannot return either."""
+    found = findings(workshop.edited("doctor half", half_ports))
+    assert set(found) == {"half-without-cast", "cache-cannot-return"}
+    assert "audio_signal" in found["half-without-cast"]["evidence"]["inputs"]
+
+
+def test_a_length_folded_into_the_masks(workshop):
+    """Then it neither masks nor comes back."""
+    edited = workshop.edited("doctor folded length", constant_for("cache_last_channel_len", np.array([70])))
+    assert set(findings(edited)) == {"cache-unused", "cache-length-constant"}
+
+
+def test_the_layer_that_lost_its_cache_is_in_the_evidence(workshop):
+    found = findings(workshop.edited("doctor layer 2", zero_layer_cache("cache_last_time", 2)))
+    assert found["cache-layer-unused"]["evidence"] == {"port": "cache_last_time", "layers": [2]}
+
+
+def test_a_change_of_numbers_is_no_business_of_the_doctors(workshop):
+    assert findings(workshop.edited("doctor epsilon", layer_norm_epsilon("layers.1.norm_out", 1e-3))) == {}
+
+
+def nemo_export(module, folder, change, **streaming):
+    """NeMo's own exporter on an encoder that ``change`` has altered behind its back; put right again afterwards."""
+    from streamparity.reference.nemo import StreamingOptions, configure_streaming, quiet
+
+    encoder = module.encoder
+    with quiet():
+        module.set_export_config({"cache_support": "True"})
+        configure_streaming(module, StreamingOptions(**(streaming or {"att_context": (70, 1)})))
+        before = encoder.att_context_size
+        change(encoder)
+        module.export(str(folder / "model.onnx"), onnx_opset_version=17, check_trace=False)
+        encoder.export_cache_support = True
+        encoder.set_default_att_context_size(list(before))
+    os.replace(folder / "encoder-model.onnx", folder / "encoder.onnx")
+
+
+def test_exported_without_cache_support(loaded, tmp_path):
+    nemo_export(loaded.module, tmp_path, lambda encoder: setattr(encoder, "export_cache_support", False))
+    found = findings(tmp_path)
+    assert set(found) == {"stateless-export"}
+    assert "model.set_export_config({'cache_support': 'True'})" in found["stateless-export"]["fix"]
+    assert "cache_last_channel_len" in found["stateless-export"]["evidence"]["missing"]
+
+
+def test_exported_with_nothing_dropped(loaded, tmp_path):
+    nemo_export(loaded.module, tmp_path, lambda encoder: setattr(encoder.streaming_cfg, "drop_extra_pre_encoded", 0))
+    found = findings(tmp_path)
+    assert set(found) == {"drop-against-schedule"}
+    evidence = found["drop-against-schedule"]["evidence"]
+    assert (evidence["baked"], evidence["needed"]) == (0, 2)
+
+
+def test_exported_for_the_padded_schedule_and_fed_the_native_one(workshop):
+    assert findings(workshop.export(), schedule="padded") == {}
+    found = findings(workshop.export(), schedule="native")
+    assert set(found) == {"drop-against-schedule"}
+    assert found["drop-against-schedule"]["evidence"]["encoder_frames"] == 0
+
+
+def test_another_attention_context_than_asked_for(workshop):
+    found = findings(workshop.export(), att_context=(70, 6))
+    assert set(found) == {"context-mismatch"}
+    evidence = found["context-mismatch"]["evidence"]
+    assert evidence == {"asked": [70, 6], "cache_slots": 70, "frames_per_chunk": 2, "mask": [70, 1]}
+
+
+def test_another_attention_context_than_the_contract_says(workshop, tmp_path):
+    export = shutil.copytree(workshop.export(), tmp_path / "export")
+    shutil.copy(workshop.export((70, 0)) / "encoder.onnx", export)
+    found = findings(export)
+    assert "context-mismatch" in found
+    assert found["context-mismatch"]["evidence"]["asked"] == [70, 1]
+
+
+def test_mask_of_one_context_and_chunks_of_another(loaded, tmp_path):
+    """The context set without the streaming parameters: nothing but the mask tells."""
+    nemo_export(loaded.module, tmp_path, lambda encoder: setattr(encoder, "att_context_size", [70, 6]))
+    found = findings(tmp_path, att_context=(70, 6))
+    assert set(found) == {"context-mismatch"}
+    assert "keeps 2 frames per chunk, not 7" in found["context-mismatch"]["message"]
+    found = findings(tmp_path, att_context=(70, 1))
+    assert "mask looks 6 frames ahead" in found["context-mismatch"]["message"]
+
+
+@pytest.fixture(scope="module")
+def tdt(saved):  # noqa: F811
+    from streamparity.reference.nemo import load_model
+
+    return load_model(str(saved["tdt"]))
+
+
+def export_tdt(tdt, out, **streaming):
+    from streamparity.export import export
+    from streamparity.reference.nemo import StreamingOptions
+
+    export(tdt, out, StreamingOptions(**{"att_context": (256, -1), "chunk_size": 6, "shift_size": 3, **streaming}))
+    return out
+
+
+def test_every_frame_kept_out_of_the_cache(tdt, tmp_path):
+    found = findings(export_tdt(tdt, tmp_path / "export", cache_drop_size=6), ["error"])
+    assert set(found) == {"cache-length-stuck", "cache-not-updated"}
+
+
+def test_more_frames_kept_out_of_the_cache_than_a_chunk_has(tdt, tmp_path):
+    export = export_tdt(tdt, tmp_path / "export")
+    streaming = {"att_context": (256, -1), "chunk_size": 6, "shift_size": 3, "cache_drop_size": 8}
+    nemo_export(tdt.module, export, lambda encoder: None, **streaming)
+    found = findings(export, ["error"])
+    assert "cache-length-negative" in found
+    assert found["cache-length-negative"]["evidence"]["cache_length_after"] == -2
+
+
+def test_nemos_own_first_chunk_makes_the_cache_length_negative(tdt, tmp_path):
+    export = export_tdt(tdt, tmp_path / "export", att_context=(40, -1), chunk_size=None, shift_size=None)
+    assert findings(export, ["error"]) == {}
+    assert set(findings(export, ["error"], schedule="native")) == {"cache-length-negative", "drop-against-schedule"}
+
+
+def log_softmax(model):
+    """NeMo's exporter leaves it out; whoever exports the joint's forward by hand does not."""
+    after(model, "outputs", lambda old, new: [helper.make_node("LogSoftmax", [old], [new], name="/joint/LogSoftmax")])
+
+
+def test_log_softmax_in_the_joint(workshop, tdt, tmp_path):
+    rnnt = workshop.edited("doctor log softmax", log_softmax, "decoder_joint.onnx") / "decoder_joint.onnx"
+    found = findings(rnnt, ["error", "warning", "info"])
+    assert {code: finding["severity"] for code, finding in found.items()} == {"log-softmax-in-joint": "info"}
+    joint = export_tdt(tdt, tmp_path / "export") / "decoder_joint.onnx"
+    assert findings(joint, ["error", "warning", "info"]) == {}
+    model = onnx.load(joint)
+    log_softmax(model)
+    onnx.save(model, joint)
+    assert set(findings(joint)) == {"log-softmax-across-heads"}
+
+
+def test_weights_of_which_some_are_missing(workshop, tmp_path):
+    target = tmp_path / "encoder.onnx"
+    model = onnx.load(workshop.export() / "encoder.onnx")
+    onnx.save_model(model, target, save_as_external_data=True, location="encoder.onnx.data", size_threshold=0)
+    data = tmp_path / "encoder.onnx.data"
+    whole = data.read_bytes()
+    assert findings(target) == {}
+    data.write_bytes(whole[:-100])
+    assert set(findings(target)) == {"external-data-missing"}
+    data.unlink()
+    found = findings(target)
+    assert set(found) == {"external-data-missing"}
+    assert found["external-data-missing"]["evidence"]["files"] == ["encoder.onnx.data"]
+
+
+@pytest.mark.parametrize("location", ["../secret", "/etc/passwd", "a/../../secret"])
+def test_weights_from_outside_the_folder_are_refused(workshop, tmp_path, location):
+    def edit(model):
+        tensor = model.graph.initializer[0]
+        size = len(tensor.raw_data)
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", location), ("offset", "0"), ("length", str(size))):
+            tensor.external_data.add(key=key, value=value)
+
+    model = onnx.load(workshop.export() / "encoder.onnx")
+    edit(model)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "secret").write_bytes(bytes(1 << 20))
+    (tmp_path / "model" / "encoder.onnx").write_bytes(model.SerializeToString())
+    found = findings(tmp_path / "model")
+    assert set(found) == {"external-data-escapes"}
+    assert found["external-data-escapes"]["evidence"]["files"] == [location]
+
+
+def test_an_opset_and_an_operator_that_the_backend_lacks(workshop):
+    newer, plugin = workshop.edited("doctor opset", future), workshop.edited("doctor plugin", foreign_operator)
+    assert findings(newer, backend="ort")["opset-unsupported"]["severity"] == "error"
+    found = findings(plugin, backend="ort")
+    assert set(found) == {"operator-unsupported"}
+    assert "FastNorm" in found["operator-unsupported"]["message"]
+    assert findings(plugin)["operator-unsupported"]["severity"] == "warning"  # another backend may have it
+
+
+def test_a_backend_that_is_not_here_is_said_to_be_unchecked(workshop):
+    pytest.importorskip("onnx")
+    found = findings(workshop.export(), ["error", "warning", "info"], backend="trt")
+    assert set(found) <= {"backend-not-checked"}
+
+
+def test_half_precision_throughout_is_a_warning(workshop, tmp_path):
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    halved = convert_float_to_float16(onnx.load(workshop.export() / "encoder.onnx"))
+    onnx.save(halved, tmp_path / "encoder.onnx")
+    assert {code: found["severity"] for code, found in findings(tmp_path).items()}.get("half-inputs") == "warning"
+
+
+def test_one_size_of_chunk_and_a_schedule_with_two(workshop):
+    fixed = workshop.edited("doctor fixed", fixed_shapes)
+    shutil.copy(workshop.export() / "contract.json", fixed)
+    assert set(findings(fixed, schedule="native")) == {"chunk-size-fixed"}
+
+
+def test_a_contract_that_cannot_be_read(workshop, tmp_path):
+    export = shutil.copytree(workshop.export(), tmp_path / "export")
+    (export / "contract.json").write_text("{}")
+    assert set(findings(export)) == {"contract-unreadable"}
+    contract = json.loads((workshop.export() / "contract.json").read_text())
+    contract["features"]["normalize"] = "per_feature"
+    (export / "contract.json").write_text(json.dumps(contract))
+    assert set(findings(export)) == {"whole-utterance-normalization"}
