@@ -8,6 +8,7 @@ from typing import Any
 from ..errors import first_line
 from ..runners.onnx_graph import OnnxGraph
 from ..runners.onnx_weights import Constants
+from ..tensors import ENCODER_INPUTS
 from .finding import Finding
 from .flow import Flow
 
@@ -17,9 +18,11 @@ DROPOUT_WITH_INPUT = 12  # opset from which Dropout says by an input whether it 
 
 
 def damage_findings(graph: OnnxGraph) -> list[Finding]:
-    """Tensors that nothing gives, and what onnx's checker objects to."""
-    undefined = Flow(graph.proto).undefined()
-    problem = f"nothing gives {', '.join(undefined[:LISTED])}" if undefined else _objection(graph)
+    """Tensors that nothing gives, and what onnx's checker objects to; a port that is missing has its own finding."""
+    absent = Flow(graph.proto).undefined()
+    undefined = [name for name in absent if name not in ENCODER_INPUTS]
+    problem = f"nothing gives {', '.join(undefined[:LISTED])}" if undefined else None
+    problem = problem if absent else _objection(graph)
     if problem is None:
         return []
     if "topologically sorted" in problem:

@@ -7,7 +7,7 @@ The exporter keeps module paths in node names: ``/layers.0/feed_forward1/linear1
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -71,6 +71,8 @@ class OnnxGraph:
             raise _damaged(path, first_line(error)) from None
         if not self.proto.graph.output:
             raise _damaged(path, "the graph has no outputs")
+        if not all(isinstance(name, str) for name in _texts(self.proto.graph)):
+            raise _damaged(path, "a name in it is not text")
         if need_weights:
             self._check_weights()
 
@@ -277,6 +279,22 @@ def _port(value: Any) -> GraphPort:
     tensor = value.type.tensor_type
     shape = tuple(dim.dim_value if dim.HasField("dim_value") else (dim.dim_param or None) for dim in tensor.shape.dim)
     return GraphPort(value.name, ELEMENT_TYPES.get(tensor.elem_type, str(tensor.elem_type)), shape)
+
+
+def _texts(graph: Any) -> Iterator[Any]:
+    """Every name in a graph: protobuf hands out as bytes what is not UTF-8."""
+    for value in [*graph.input, *graph.output, *graph.value_info]:
+        yield value.name
+        yield from (dim.dim_param for dim in value.type.tensor_type.shape.dim)
+    for tensor in graph.initializer:
+        yield tensor.name
+        yield from (text for entry in tensor.external_data for text in (entry.key, entry.value))
+    for node in graph.node:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        for attribute in node.attribute:
+            yield attribute.name
+            for body in [attribute.g, *attribute.graphs]:
+                yield from _texts(body)
 
 
 def _damaged(path: Path, why: str) -> StreamparityError:
