@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -12,9 +15,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from plant_fault import layer_norm_epsilon, zero_layer_cache
-from streamparity.inspection import InspectOptions, inspect
+from streamparity.inspection import InspectOptions, backends, inspect
 
-from ..faults.edits import after, at_input, constant, find, multiply, named, producer, rewrite
+from ..faults.edits import after, at_input, constant, find, multiply, named, producer, rewrite, value_of
 from .test_doctor_sound import fixed_shapes
 from .test_models import saved  # noqa: F401  (a fixture)
 
@@ -62,6 +65,36 @@ def grown(model):
         find(model, f"layers.{layer}.self_attn", "Slice").input[1] = constant(model, f"zero_{layer}", np.array([0]))
     last = producer(model, producer(model, "cache_last_channel_next").input[0])
     last.input[1] = constant(model, "all", np.array([-100_000]))
+
+
+def constant_changed(model, port, old, new):
+    """Another number in what computes a port, two nodes back at most."""
+    node = producer(model, port)
+    for name in [*node.input, *(part for other in node.input for part in inputs_of(model, other))]:
+        source = next((n for n in model.graph.node if name in n.output and n.op_type == "Constant"), None)
+        if source is not None and (value_of(model, name) == old).all():
+            changed = constant(model, f"{port}_changed", np.full_like(value_of(model, name), new))
+            for user in model.graph.node:
+                for position, part in enumerate(user.input):
+                    user.input[position] = changed if part == name else part
+            return
+    raise AssertionError(f"no {old} in front of {port}")
+
+
+def inputs_of(model, tensor):
+    return next((list(n.input) for n in model.graph.node if tensor in n.output), [])
+
+
+def miscounted(model):
+    constant_changed(model, "cache_last_channel_next_len", 70, 60)
+
+
+def shrunk(model):
+    constant_changed(model, "cache_last_channel_next", -70, -60)
+
+
+def another_width(model):
+    rewrite(model, "layers.1.norm_out.weight", lambda values: values.astype(np.float64))
 
 
 def retyped(port, kind):
@@ -187,6 +220,13 @@ EDITS = {
     "cache handed on as it came": (output_from("cache_last_time_next", "cache_last_time"), "cache-not-updated"),
     "cache too small": (extents(cache_last_channel=(2, 56)), "cache-size-wrong"),
     "cache grows": (grown, "cache-grows"),
+    "cache shrinks": (shrunk, "cache-shrinks"),
+    "cache counted short": (miscounted, "cache-length-wrong"),
+    "convolution cache of a wrong size": (
+        extents(cache_last_time=(3, 7), cache_last_time_next=(3, 7)),
+        "cannot-run",
+    ),
+    "a weight of another type": (another_width, "backend-refuses"),
     "cache of another extent": (extents(cache_last_time=(3, 8), cache_last_time_next=(3, 7)), "cache-cannot-return"),
     "cache in half precision": (retyped("cache_last_time_next", TensorProto.FLOAT16), "cache-cannot-return"),
     "length of another type": (retyped("cache_last_channel_next_len", TensorProto.INT32), "cache-cannot-return"),
@@ -397,10 +437,34 @@ def test_an_opset_and_an_operator_that_the_backend_lacks(workshop):
     assert findings(plugin)["operator-unsupported"]["severity"] == "warning"  # another backend may have it
 
 
-def test_a_backend_that_is_not_here_is_said_to_be_unchecked(workshop):
-    pytest.importorskip("onnx")
+def test_a_backend_that_is_not_here_is_said_to_be_unchecked(workshop, monkeypatch):
+    monkeypatch.setattr(backends, "TENSORRT_MODULES", ("no_such_tensorrt",))
     found = findings(workshop.export(), ["error", "warning", "info"], backend="trt")
-    assert set(found) <= {"backend-not-checked"}
+    assert {code: finding["severity"] for code, finding in found.items()} == {"backend-not-checked": "info"}
+
+
+@pytest.mark.parametrize(("objections", "codes"), [([], set()), (["No importer for FastNorm: not implemented"], None)])
+def test_what_tensorrts_parser_objects_to(workshop, monkeypatch, objections, codes):
+    """With a stand-in for the library, which needs a GPU: what it says becomes findings, nothing else does."""
+
+    class Parser:
+        num_errors = len(objections)
+
+        def __init__(self, network, logger):
+            assert (network, logger) == ("network", "logger")
+
+        def parse_from_file(self, path):
+            assert Path(path).is_file()
+            return not objections
+
+        def get_error(self, index):
+            return SimpleNamespace(desc=lambda: objections[index])
+
+    logger = type("Logger", (), {"ERROR": 0, "__new__": lambda cls, level: "logger"})
+    builder = SimpleNamespace(create_network=lambda flags: "network")
+    library = SimpleNamespace(Logger=logger, Builder=lambda logger: builder, OnnxParser=Parser)
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", library)
+    assert set(findings(workshop.export(), backend="trt")) == ({"operator-unsupported"} if codes is None else codes)
 
 
 def test_half_precision_throughout_is_a_warning(workshop, tmp_path):

@@ -16,6 +16,9 @@ from .subject import EncoderSubject
 CACHES = ("cache_last_channel", "cache_last_time")
 USUAL_TIME_SLOTS = (8, 4, 30, 15)  # kernels of 9 and 31, causal and symmetric
 SEED = 0
+# Feature frames beyond a chunk that makes one encoder frame or two, over which a convolution that comes out short by
+# some would be spread without a word.
+LONGER = 32
 
 
 class Behaviour:
@@ -36,7 +39,10 @@ class Behaviour:
         self._subject = subject
         self._rng = np.random.default_rng(SEED)
         self._session = Session(subject, [subject.outputs[name] for name in ENCODER_OUTPUTS], part=False)
-        self.empty, self.first = self._first_step(subject.extent("audio_signal", 2) or frames, slots)
+        fixed = subject.extent("audio_signal", 2)
+        time_slots = self._time_slots(fixed or frames + LONGER, slots)
+        self.empty = self._noisy(fixed or frames, slots, time_slots)
+        self.first = self.run(self.empty)
         self.layers = self.empty["cache_last_channel"].shape[1]
 
     def run(self, given: Mapping[str, Array]) -> dict[str, Array]:
@@ -56,24 +62,26 @@ class Behaviour:
         """Standard normal noise of a shape."""
         return np.asarray(self._rng.standard_normal(like.shape, dtype=np.float32))
 
-    def _first_step(self, frames: int, slots: int) -> tuple[dict[str, Array], dict[str, Array]]:
-        """The empty inputs that the graph takes, with noise in the features, and what it makes of them.
+    def _noisy(self, frames: int, slots: int, time_slots: int) -> dict[str, Array]:
+        """Inputs of a first step: empty caches, and noise in the features."""
+        given = zeros(self._subject, frames, slots, time_slots)
+        given["audio_signal"] = self.noise(given["audio_signal"])
+        return given
 
-        The extent K of ``cache_last_time`` is the graph's own where it is fixed, else one after another is tried.
-        """
+    def _time_slots(self, frames: int, slots: int) -> int:
+        """The extent K of ``cache_last_time``: the graph's own where it is fixed, else the first that it runs with."""
         fixed = self._subject.extent("cache_last_time", 3)
         failure: StepFailed | None = None
-        for time_slots in (fixed,) if fixed is not None else _time_slots(self._subject):
-            given = zeros(self._subject, frames, slots, time_slots)
-            given["audio_signal"] = self.noise(given["audio_signal"])
+        for time_slots in (fixed,) if fixed is not None else _usual_time_slots(self._subject):
             try:
-                return given, self.run(given)
+                self.run(self._noisy(frames, slots, time_slots))
+                return time_slots
             except StepFailed as error:
                 failure = failure or error
         raise failure or StepFailed("no size of cache_last_time suits it")
 
 
-def _time_slots(subject: EncoderSubject) -> list[int]:
+def _usual_time_slots(subject: EncoderSubject) -> list[int]:
     """Extents of ``cache_last_time`` to try: what the graph's depthwise convolutions need, causal, then symmetric."""
     kernels = [
         int(item.ints[0])

@@ -84,7 +84,7 @@ def length_findings(
                 seen,
                 "keep fewer frames out of the cache than a chunk computes (--cache-drop-size), or feed longer chunks",
             )
-        elif not wrong and not dropped and after == before < config.last_channel_cache_size:
+        elif not wrong and not dropped and after == before == 0:
             wrong = True
             yield Finding(
                 "cache-length-stuck",
