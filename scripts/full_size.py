@@ -3,7 +3,7 @@
     .venv/bin/python scripts/full_size.py --out /tmp/full-size
 
 Every step is a process of its own, as a user would start it; its peak memory and processor time are what the system
-counted for it. Needs 12 GB of memory and of disk; the big files are removed at the end unless --keep is given.
+counted for it. Needs 8 GB of memory and of disk; the big files are removed at the end unless --keep is given.
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ def commands(name: str, context: str, layers: int | None) -> list[list[str]]:
         "streamparity inspect $OUT/model.nemo",
         f"streamparity export $OUT/model.nemo --out $OUT/export {streamed}",
         "streamparity inspect $OUT/export --json $OUT/inspect.json",
+        "streamparity contract check $OUT/export/contract.json $OUT/export",
         f"streamparity dump $OUT/model.nemo --audio $OUT/speech.wav --out $OUT/reference {streamed}",
         "streamparity run --backend ort --model $OUT/export --reference $OUT/reference --json $OUT/ort.json",
         "streamparity run --backend torch --model $OUT/model.nemo --reference $OUT/reference --json $OUT/torch.json",

@@ -161,6 +161,21 @@ def test_weights_beside_the_graph(export_with, tmp_path):
     assert_sound(tmp_path, (70, 1), attention_context=[70, 1])
 
 
+def test_scattered_weights_are_gathered_for_everyone_to_read(export_with, tmp_path):
+    """As the exporter leaves a model past protobuf's 2 GB: a file per tensor."""
+    from streamparity.export import _gather
+
+    (tmp_path / "raw").mkdir()
+    model = onnx.load(export_with() / "encoder.onnx")
+    scattered = {"save_as_external_data": True, "all_tensors_to_one_file": False, "size_threshold": 0}
+    onnx.save_model(model, tmp_path / "raw" / "encoder.onnx", **scattered)
+    assert len(list((tmp_path / "raw").iterdir())) > 50
+    _gather(tmp_path / "raw" / "encoder.onnx", tmp_path / "encoder.onnx")
+    assert sorted(path.name for path in tmp_path.glob("encoder*")) == ["encoder.onnx", "encoder.onnx.data"]
+    assert len({path.stat().st_mode for path in tmp_path.glob("encoder*")}) == 1
+    assert_sound(tmp_path, (70, 1))
+
+
 def test_half_precision_inside_with_casts_at_the_ports(export_with, tmp_path):
     from onnxruntime.transformers.float16 import convert_float_to_float16
 

@@ -86,5 +86,6 @@ def promise_beside(path: Path) -> tuple[Promise, list[Finding]]:
         return Promise(), [finding]
     if path.name not in contract.graphs:
         return Promise(), []
-    durations = (contract.decoding or {}).get("durations") or ()
-    return Promise(contract.streaming, contract.features.get("normalize"), len(durations)), []
+    document = contract.to_json()
+    durations = (document["decoding"] or {}).get("durations") or ()
+    return Promise(contract.streaming, document["features"].get("normalize"), len(durations)), []
