@@ -268,6 +268,19 @@ def test_a_length_folded_into_the_masks(workshop):
     assert set(findings(edited)) == {"cache-unused", "cache-length-constant"}
 
 
+def test_without_onnx_runtime_the_edges_tell(workshop, monkeypatch):
+    folded, _ = EDITS["time cache folded"]
+    edited = workshop.edited("doctor edges", folded)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    found = findings(edited, ["error", "warning", "info"])
+    assert {code: finding["severity"] for code, finding in found.items()} == {
+        "cache-unused": "error",
+        "backend-not-checked": "info",
+    }
+    assert found["cache-unused"]["evidence"] == {"port": "cache_last_time", "reached": False}
+    assert set(findings(workshop.export(), ["error", "warning", "info"])) == {"backend-not-checked"}
+
+
 def test_the_layer_that_lost_its_cache_is_in_the_evidence(workshop):
     found = findings(workshop.edited("doctor layer 2", zero_layer_cache("cache_last_time", 2)))
     assert found["cache-layer-unused"]["evidence"] == {"port": "cache_last_time", "layers": [2]}

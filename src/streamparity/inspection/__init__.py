@@ -8,11 +8,11 @@ from typing import Any
 from ..dump import is_dump
 from ..errors import StreamparityError
 from .dump import inspect_dump
-from .finding import INSPECTED_BACKENDS, SCHEMA, Finding, InspectOptions, Report
+from .finding import SCHEMA, Finding, InspectOptions, Report
 from .nemo import inspect_nemo
 from .onnx import inspect_onnx
 
-__all__ = ["INSPECTED_BACKENDS", "SCHEMA", "Finding", "InspectOptions", "Report", "inspect"]
+__all__ = ["SCHEMA", "Finding", "InspectOptions", "Report", "inspect"]
 
 READERS = {".onnx": inspect_onnx, ".nemo": inspect_nemo}
 

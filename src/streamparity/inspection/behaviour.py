@@ -14,6 +14,7 @@ from .sessions import Session, zeros
 from .subject import EncoderSubject
 
 CACHES = ("cache_last_channel", "cache_last_time")
+LENGTH = "cache_last_channel_len"
 USUAL_TIME_SLOTS = (8, 4, 30, 15)  # kernels of 9 and 31, causal and symmetric
 SEED = 0
 # Feature frames beyond a chunk that makes one encoder frame or two, over which a convolution that comes out short by
@@ -127,8 +128,19 @@ def step_findings(behaviour: Behaviour) -> Iterator[Finding]:
         )
 
 
+def unreached_findings(subject: EncoderSubject) -> Iterator[Finding]:
+    """Caches and a cache length that no edge of the graph leads from to the outputs."""
+    for port in (*CACHES, LENGTH):
+        if not _reaches(subject, port):
+            yield _unused(port, False)
+
+
+def _reaches(subject: EncoderSubject, port: str) -> bool:
+    return subject.outputs["outputs"] in subject.flow.reached(subject.inputs[port])
+
+
 def dependence_findings(subject: EncoderSubject, behaviour: Behaviour) -> Iterator[Finding]:
-    """Caches and lengths that nothing listens to, found by disturbing each; and caches that hear nothing new.
+    """Caches and lengths that lead to the outputs and move nothing there; and caches that hear nothing new.
 
     A disturbance is as large as the values themselves, and runs repeat bit by bit: any change at all counts.
     """
@@ -139,10 +151,9 @@ def dependence_findings(subject: EncoderSubject, behaviour: Behaviour) -> Iterat
         outputs = behaviour.run({**given, **changed})
         return {name for name, array in outputs.items() if not np.array_equal(array, usual[name], equal_nan=True)}
 
-    for port in CACHES:
-        reached = subject.outputs["outputs"] in subject.flow.reached(subject.inputs[port])
-        if not reached or "outputs" not in moved(**{port: behaviour.noise(given[port])}):
-            yield _unused(port, reached)
+    for port in (port for port in CACHES if _reaches(subject, port)):
+        if "outputs" not in moved(**{port: behaviour.noise(given[port])}):
+            yield _unused(port, True)
             continue
         deaf = []
         for layer in range(behaviour.layers):
@@ -171,12 +182,9 @@ def dependence_findings(subject: EncoderSubject, behaviour: Behaviour) -> Iterat
 
 
 def _length_findings(subject: EncoderSubject, given: Mapping[str, Array], moved: Any) -> Iterator[Finding]:
-    filled = given["cache_last_channel_len"]
-    if "outputs" not in moved(cache_last_channel_len=np.ones_like(filled)):
-        yield _unused(
-            "cache_last_channel_len",
-            subject.outputs["outputs"] in subject.flow.reached(subject.inputs["cache_last_channel_len"]),
-        )
+    filled = given[LENGTH]
+    if _reaches(subject, LENGTH) and "outputs" not in moved(**{LENGTH: np.ones_like(filled)}):
+        yield _unused(LENGTH, True)
     if subject.outputs["encoded_lengths"] in subject.flow.reached(subject.inputs["length"]):
         short = given["length"] - given["length"] // 2
         if not moved(length=short) - {"encoded_lengths"}:
@@ -195,6 +203,6 @@ def _unused(port: str, reached: bool) -> Finding:
         "error",
         f"the outputs do not depend on {port}: "
         + ("disturbing it changes nothing" if reached else "nothing leads from it to them, a constant was folded in"),
-        {"port": port, "reached": reached, "moved": False},
+        {"port": port, "reached": reached},
         "trace with the caches as inputs: model.set_export_config({'cache_support': 'True'}) before model.export",
     )

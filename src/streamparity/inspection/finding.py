@@ -12,7 +12,6 @@ SCHEMA = "streamparity.inspect/1"
 Severity = Literal["error", "warning", "info"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 InspectedBackend = Literal["ort", "trt"]
-INSPECTED_BACKENDS: tuple[InspectedBackend, ...] = ("ort", "trt")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from ..runners.onnx_graph import OnnxGraph
 from ..tensors import DECODER_INPUTS, DECODER_OUTPUTS, ENCODER_INPUTS, ENCODER_OUTPUTS, canonical_names
 from .arithmetic import Arithmetic, Baked
 from .backends import load_findings, ort_finding, tensorrt_findings
-from .behaviour import Behaviour, dependence_findings, step_findings
+from .behaviour import Behaviour, dependence_findings, step_findings, unreached_findings
 from .context import MaskContext, context_findings, mask_context
 from .features import normalisation_findings
 from .finding import Finding, InspectOptions, Report, has_error
@@ -85,6 +85,7 @@ def _encoder_findings(
     subject = EncoderSubject(graph, inputs, outputs, promise, options)
     findings += _checked(
         ("feedback", lambda: feedback_findings(subject)),
+        ("edges", lambda: unreached_findings(subject)),
         ("length input", lambda: _ignored_length(subject)),
         ("tensorrt", lambda: tensorrt_findings(graph) if whole and options.backend == "trt" else []),
     )
