@@ -102,6 +102,20 @@ def test_the_undamaged_graph_is_read_to_the_end(graph_bytes, tmp_path):
     assert "cache-unused" in {finding["code"] for finding in document["findings"]}
 
 
+def test_ports_of_a_size_that_no_model_has(graph_bytes, tmp_path):
+    """Sixteen terabytes of cache are not made to find out that there is no room for them."""
+    import onnx
+
+    model = onnx.ModelProto.FromString(graph_bytes)
+    for value in [*model.graph.input, *model.graph.output]:
+        if value.name.startswith(("cache_last_channel", "outputs")) and not value.name.endswith("len"):
+            for axis in (1, 2):
+                value.type.tensor_type.shape.dim[axis].dim_value = 1 << 20
+    (tmp_path / "encoder.onnx").write_bytes(model.SerializeToString())
+    document = inspect(tmp_path)
+    assert "larger than any model's" in " ".join(finding["message"] for finding in document["findings"])
+
+
 def test_folders_pipes_and_huge_files(tmp_path):
     (tmp_path / "folder.onnx").mkdir()
     os.mkfifo(tmp_path / "pipe.onnx")

@@ -12,9 +12,11 @@ from types import SimpleNamespace
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from onnx import TensorProto, helper
 
 from plant_fault import layer_norm_epsilon, zero_layer_cache
+from streamparity.cli.inspect import command
 from streamparity.inspection import InspectOptions, backends, inspect
 
 from ..faults.edits import after, at_input, constant, find, multiply, named, producer, rewrite, value_of
@@ -502,3 +504,23 @@ def test_a_contract_that_cannot_be_read(workshop, tmp_path):
     contract["features"]["normalize"] = "per_feature"
     (export / "contract.json").write_text(json.dumps(contract))
     assert set(findings(export)) == {"whole-utterance-normalization"}
+
+
+def test_the_command_line_says_what_the_document_says(workshop, demo_path):
+    def invoke(*arguments):
+        done = CliRunner().invoke(command, [str(argument) for argument in arguments], standalone_mode=False)
+        return done.return_value, done.output
+
+    status, output = invoke(workshop.export(), "--att-context", "70,6", "--schedule", "padded", "--backend", "ort")
+    assert status == 1
+    assert "error: another attention context than [70, 6] is baked in" in output
+    assert "[context-mismatch]" in output
+    assert "  fix: export with --att-context 70,6" in output
+    status, output = invoke(workshop.export(), "--att-context", "70,1")
+    assert (status, "error" in output) == (0, False)
+    assert "  attention_context: [70, 1]" in output
+    status, output = invoke(demo_path)
+    assert status == 0
+    assert "    att_context_size [70, 1], chunk_size [9, 16], shift_size [9, 16]" in output
+    status, output = invoke(workshop.export(), "--schedule", "native", "--json", "-")
+    assert (status, json.loads(output)["findings"][0]["code"]) == (1, "drop-against-schedule")

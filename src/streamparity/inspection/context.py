@@ -53,9 +53,9 @@ def mask_context(subject: EncoderSubject, baked: Baked) -> MaskContext | None:
         return None
     fixed = subject.extent("audio_signal", 2)
     frames = fixed or ROWS * (baked.factor or USUAL_FACTOR)
-    given = zeros(subject, frames, baked.slots or 1, 1)
-    given["cache_last_channel_len"] = np.full_like(given["cache_last_channel_len"], ENDLESS)
     try:
+        given = zeros(subject, frames, baked.slots or 1, 1)
+        given["cache_last_channel_len"] = np.full_like(given["cache_last_channel_len"], ENDLESS)
         mask = np.asarray(Session(subject, [name], part=True).run(given)[0]).astype(bool)
     except StepFailed:
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..tensors import Array
 from .subject import EncoderSubject
 
 USUAL_MELS = 128  # where a graph leaves the number of mel bands open
+LARGEST_INPUT = 2**28  # elements: 24 layers of 10,000 slots of 1024, NeMo's largest cache, are fewer
 # Opening a session is most of what a few steps cost; nothing is gained by optimising the graph first.
 SETTINGS = {"optimization": "disable"}
 
@@ -86,6 +88,9 @@ def zeros(subject: EncoderSubject, frames: int, slots: int, time_slots: int) -> 
         frames: feature frames of the chunk.
         slots: extent C of ``cache_last_channel``.
         time_slots: extent K of ``cache_last_time``.
+
+    Raises:
+        StepFailed: the ports are fixed at sizes that no model has.
     """
 
     def extents(port: str, free: Mapping[int, int]) -> tuple[int, ...]:
@@ -99,6 +104,9 @@ def zeros(subject: EncoderSubject, frames: int, slots: int, time_slots: int) -> 
         "cache_last_time": extents("cache_last_time", {3: time_slots}),
         "cache_last_channel_len": extents("cache_last_channel_len", {}),
     }
+    for port, shape in shapes.items():
+        if math.prod(shape) > LARGEST_INPUT:
+            raise StepFailed(f"{port} of shape {list(shape)} is larger than any model's")
     made: dict[str, Any] = {port: np.zeros(shape, np.float32) for port, shape in shapes.items()}
     made["length"] = np.full(shapes["length"], frames)
     return made
