@@ -130,7 +130,8 @@ def page(steps: list[Step], folder: Path, name: str, context: str, seconds: floa
         "",
         f"on {os.cpu_count()} cores ({platform.machine()}) with {total_memory_gb():.0f} GB of memory, load average "
         f"{load} at the end; " + ", ".join(f"{key} {value}" for key, value in versions().items()) + ". Each command is "
-        "a process of its own; peak memory and processor time are the system's own count for it (`wait4`).",
+        "a process of its own; peak memory and processor time are the system's own count for it (`wait4`). A load average "
+        "above one says that other work ran beside it: the times then bound what an idle machine takes from above.",
         "",
         "| command | exit | seconds | processor seconds | peak memory, MB |",
         "|---|---|---|---|---|",

@@ -18,6 +18,7 @@ from onnx import TensorProto, helper
 from plant_fault import layer_norm_epsilon, zero_layer_cache
 from streamparity.cli.inspect import command
 from streamparity.inspection import InspectOptions, backends, inspect
+from streamparity.inspection import onnx as checks
 
 from ..faults.edits import after, at_input, constant, find, multiply, named, producer, rewrite, value_of
 from .test_doctor_sound import fixed_shapes
@@ -504,6 +505,16 @@ def test_a_contract_that_cannot_be_read(workshop, tmp_path):
     contract["features"]["normalize"] = "per_feature"
     (export / "contract.json").write_text(json.dumps(contract))
     assert set(findings(export)) == {"whole-utterance-normalization"}
+
+
+def test_a_check_that_stumbles_says_so_and_the_others_go_on(workshop, monkeypatch):
+    def stumble(subject):
+        raise IndexError("no such axis")
+
+    monkeypatch.setattr(checks, "feedback_findings", stumble)
+    found = findings(workshop.edited("doctor stumble", zero_layer_cache("cache_last_time", 1)))
+    assert set(found) == {"check-failed", "cache-layer-unused"}
+    assert "feedback could not be examined: IndexError no such axis" in found["check-failed"]["message"]
 
 
 def test_the_command_line_says_what_the_document_says(workshop, demo_path):
