@@ -35,7 +35,7 @@ class Step:
         code: exit code.
         seconds: from start to end.
         cpu_seconds: processor time, all threads.
-        peak_mb: largest resident memory.
+        peak_mb: largest resident memory; never less than this script's own, which a child begins with.
         output: what it printed.
     """
 
@@ -130,8 +130,8 @@ def page(steps: list[Step], folder: Path, name: str, context: str, seconds: floa
         "",
         f"on {os.cpu_count()} cores ({platform.machine()}) with {total_memory_gb():.0f} GB of memory, load average "
         f"{load} at the end; " + ", ".join(f"{key} {value}" for key, value in versions().items()) + ". Each command is "
-        "a process of its own; peak memory and processor time are the system's own count for it (`wait4`). A load average "
-        "above one says that other work ran beside it: the times then bound what an idle machine takes from above.",
+        "a process of its own; peak memory and processor time are the system's own count for it (`wait4`). A load "
+        "average above one says that other work ran beside it: an idle machine takes less time.",
         "",
         "| command | exit | seconds | processor seconds | peak memory, MB |",
         "|---|---|---|---|---|",

@@ -6,16 +6,17 @@ import sys
 
 import full_size
 
-MEGABYTES = 200
+HELD = 300 << 20  # bytes, more than the process that runs the tests has
 
 
 def test_memory_and_exit_code_are_those_of_the_command(tmp_path):
     idle = full_size.measured([sys.executable, "-c", "print('done')"], tmp_path, "idle")
     assert (idle.command, idle.code, idle.output) == ("idle", 0, "done\n")
-    hungry = f"import sys; held = bytes(1) * ({MEGABYTES} << 20); sys.exit(3)"
+    hungry = f"import sys; held = bytes(b'x') * {HELD}; sys.exit(3)"
     busy = full_size.measured([sys.executable, "-c", hungry], tmp_path, "busy")
     assert busy.code == 3
-    assert MEGABYTES < busy.peak_mb - idle.peak_mb < 1.5 * MEGABYTES
+    assert HELD / full_size.MEGABYTE < busy.peak_mb < 1.5 * HELD / full_size.MEGABYTE
+    assert idle.peak_mb < busy.peak_mb
 
 
 def test_nothing_follows_a_command_that_fails(tmp_path, monkeypatch):
