@@ -357,6 +357,15 @@ def test_mask_of_one_context_and_chunks_of_another(loaded, tmp_path):
     assert "mask looks 6 frames ahead" in found["context-mismatch"]["message"]
 
 
+def test_a_mask_of_one_chunk_shows_no_context_and_the_frames_make_one_wonder(workshop):
+    fixed = workshop.edited("doctor one chunk", fixed_shapes)
+    assert inspect(fixed)["summary"]["attention_context"] is None
+    assert findings(fixed, att_context=(70, 1)) == {}
+    found = findings(fixed, att_context=(70, 6))
+    assert {code: finding["severity"] for code, finding in found.items()} == {"context-mismatch": "warning"}
+    assert findings(fixed, att_context=(35, 6))["context-mismatch"]["severity"] == "error"  # the cache is certain
+
+
 @pytest.fixture(scope="module")
 def tdt(saved):  # noqa: F811
     from streamparity.reference.nemo import load_model

@@ -116,16 +116,19 @@ def context_findings(subject: EncoderSubject, baked: Baked, mask: MaskContext | 
         wrong += [f"its mask looks {_frames(mask.right)} ahead"] if mask.right != right else []
     if left >= 0 and baked.slots is not None and baked.slots != left:
         wrong.append(f"its cache counts to {baked.slots}")
+    certain = bool(wrong)
     if streaming is not None and subject.options.att_context in (None, streaming.att_context_size):
-        expected = streaming.valid_out_len
+        expected, certain = streaming.valid_out_len, True
+    elif mask is None:
+        expected = right + 1  # of a chunked mask; of any other, chunks are as long as one likes
     else:
-        expected = right + 1 if mask is not None and mask.chunked and not baked.cache_drop else 0
-    if expected and baked.valid_out is not None and baked.valid_out != expected:
+        certain, expected = True, right + 1 if mask.chunked and not baked.cache_drop else 0
+    if expected > 0 and baked.valid_out is not None and baked.valid_out != expected:
         wrong.append(f"it keeps {baked.valid_out} frames per chunk, not {expected}")
     if wrong:
         yield Finding(
             "context-mismatch",
-            "error",
+            "error" if certain else "warning",
             f"another attention context than {list(asked)} is baked in: {', '.join(wrong)}",
             found,
             f"export with --att-context {left},{right}; by hand: encoder.set_default_att_context_size("

@@ -141,7 +141,7 @@ def _checked(*checks: tuple[str, Check]) -> list[Finding]:
                     "warning",
                     f"{name} could not be examined: {type(error).__name__} {first_line(error)}",
                     {"check": name},
-                    "if other programs accept the file, report it with --debug's output",
+                    "if other programs accept the file, report it, with how the file was made",
                 )
             )
     return findings
