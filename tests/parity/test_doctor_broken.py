@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -254,28 +253,39 @@ def test_a_backend_that_is_not_here_is_said_to_be_unchecked(workshop, monkeypatc
     assert {code: finding["severity"] for code, finding in found.items()} == {"backend-not-checked": "info"}
 
 
-@pytest.mark.parametrize(("objections", "codes"), [([], set()), (["No importer for FastNorm: not implemented"], None)])
-def test_what_tensorrts_parser_objects_to(workshop, monkeypatch, objections, codes):
-    """With a stand-in for the library, which needs a GPU: what it says becomes findings, nothing else does."""
+@pytest.fixture(params=["real", "stand-in"])
+def tensorrt(request, monkeypatch):
+    """TensorRT-RTX where it is installed; and what it looks like to us, for machines that do not have it."""
+    if request.param == "real":
+        pytest.importorskip("tensorrt_rtx")
+        return
 
     class Parser:
-        num_errors = len(objections)
+        num_errors = 1
 
         def __init__(self, network, logger):
-            assert (network, logger) == ("network", "logger")
+            pass
 
         def parse_from_file(self, path):
-            assert Path(path).is_file()
-            return not objections
+            return all(not node.domain for node in onnx.load(path).graph.node)
 
         def get_error(self, index):
-            return SimpleNamespace(desc=lambda: objections[index])
+            said = {"desc": "Plugin not found", "node_operator": "FastNorm", "node_name": "/layers.1/norm_out"}
+            return SimpleNamespace(**{name: lambda value=value: value for name, value in said.items()})
 
-    logger = type("Logger", (), {"ERROR": 0, "__new__": lambda cls, level: "logger"})
     builder = SimpleNamespace(create_network=lambda flags: "network")
-    library = SimpleNamespace(Logger=logger, Builder=lambda logger: builder, OnnxParser=Parser)
+    library = SimpleNamespace(ILogger=type("ILogger", (), {}), Builder=lambda logger: builder, OnnxParser=Parser)
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", library)
-    assert set(findings(workshop.export(), backend="trt")) == ({"operator-unsupported"} if codes is None else codes)
+
+
+def test_what_tensorrts_parser_objects_to(workshop, tensorrt, request, capfd):
+    assert findings(workshop.export(), ["error", "warning", "info"], backend="trt") == {}
+    plugin = workshop.edited(f"doctor {request.node.name}", foreign_operator)
+    found = findings(plugin, ["error"], backend="trt")
+    assert set(found) == {"operator-unsupported"}
+    assert "FastNorm" in found["operator-unsupported"]["message"]
+    assert found["operator-unsupported"]["evidence"]["backend"] == "trt"
+    assert capfd.readouterr().out == ""
 
 
 def test_half_precision_throughout_is_a_warning(workshop, tmp_path):

@@ -13,7 +13,10 @@ from .finding import Finding, InspectedBackend, Severity
 from .sessions import SETTINGS
 
 OPSET_WORDS = re.compile(r"opset|ir.?version", re.IGNORECASE)
-OPERATOR_WORDS = re.compile(r"not a registered|could not find an implementation|not implemented|no op registered", re.I)
+OPERATOR_WORDS = re.compile(
+    r"not a registered|could not find an implementation|not implemented|no op registered|plugin not found|no importer",
+    re.IGNORECASE,
+)
 TENSORRT_MODULES = ("tensorrt_rtx", "tensorrt")
 LISTED = 8
 
@@ -38,7 +41,7 @@ def tensorrt_findings(graph: OnnxGraph) -> list[Finding]:
     """Parse with TensorRT's own ONNX parser, where one is installed and finds a GPU."""
     try:
         trt = _tensorrt()
-        logger = trt.Logger(trt.Logger.ERROR)
+        logger = _silent_logger(trt)
         builder = trt.Builder(logger)
     except Exception as error:  # no library, no driver, no GPU: each raises something of its own
         return [_unchecked("trt", error)]
@@ -47,7 +50,23 @@ def tensorrt_findings(graph: OnnxGraph) -> list[Finding]:
     if parser.parse_from_file(str(graph.path)):
         return []
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
-    return [_refused("trt", graph, str(error.desc()), "error") for error in errors[:LISTED]]
+    return [
+        _refused("trt", graph, f"{error.node_operator()} {error.node_name()}: {error.desc()}", "error")
+        for error in errors[:LISTED]
+    ]
+
+
+def _silent_logger(trt: Any) -> Any:
+    """TensorRT's own logger prints to standard output, which may carry a document."""
+
+    class Silent(trt.ILogger):  # type: ignore[misc]  # its base is only known when it is there
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            pass
+
+    return Silent()
 
 
 def _tensorrt() -> Any:
