@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,21 @@ D_MODEL = 64
 VOCABULARY = 40
 
 
-def train_tokenizer(folder: Path) -> None:
-    """Write a 40-piece BPE over the ten digit words where NeMo looks for a tokenizer."""
+def digit_lines() -> list[str]:
+    """Every sequence of three different digit words."""
+    return [" ".join(words) for words in itertools.permutations(DIGITS, 3)]
+
+
+def train_tokenizer(folder: Path, lines: Iterable[str] | None = None, vocabulary: int = VOCABULARY) -> None:
+    """Write a BPE of so many pieces where NeMo looks for a tokenizer; by default over the ten digit words."""
     folder.mkdir(parents=True, exist_ok=True)
     corpus = folder / "corpus.txt"
-    corpus.write_text("\n".join(" ".join(words) for words in itertools.permutations(DIGITS, 3)) + "\n")
+    corpus.write_text("\n".join(digit_lines() if lines is None else lines) + "\n")
     sentencepiece.SentencePieceTrainer.Train(
         input=str(corpus),
         model_prefix=str(folder / "tokenizer"),
         model_type="bpe",
-        vocab_size=VOCABULARY,
+        vocab_size=vocabulary,
         normalization_rule_name="identity",  # the default rule adds 240 KB to the model
         bos_id=-1,
         eos_id=-1,

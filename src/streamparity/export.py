@@ -137,6 +137,8 @@ def _gather(source: Path, target: Path) -> None:
         all_tensors_to_one_file=True,
         location=target.name + ".data",
     )
+    # onnx makes the file for its owner's eyes only, whatever the umask says; the graph beside it is not so.
+    target.with_name(f"{target.name}.data").chmod(target.stat().st_mode & 0o666)
 
 
 def _check_streams(module: Any, encoder: Path, config: StreamingConfig) -> None:

@@ -6,8 +6,10 @@ import contextlib
 import hashlib
 import io
 import logging
+import lzma
 import tarfile
 import warnings
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,9 +128,9 @@ def check_archive(path: Path) -> None:
     try:
         with tarfile.open(path) as archive:
             names = {Path(member.name).name for member in archive.getmembers()}
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error, lzma.LZMAError) as error:
         raise StreamparityError(
-            f"{path} is truncated or not a .nemo archive: {error}", "copy or download it again"
+            f"{path} is truncated or not a .nemo archive: {first_line(error).rstrip(':')}", "copy or download it again"
         ) from None
     missing = {"model_config.yaml", "model_weights.ckpt"} - names
     if missing:

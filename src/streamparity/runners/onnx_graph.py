@@ -7,9 +7,9 @@ The exporter keeps module paths in node names: ``/layers.0/feed_forward1/linear1
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,9 @@ FLOATS = {1: "float32", 10: "float16", 11: "float64", 16: "bfloat16"}
 ELEMENT_TYPES = {**FLOATS, 2: "uint8", 3: "int8", 5: "int16", 6: "int32", 7: "int64", 9: "bool"}
 
 
+LARGEST_FILE = 1 << 31  # bytes: protobuf's own limit
+
+
 @dataclass(frozen=True)
 class GraphPort:
     """A named input or output of a graph; a symbolic extent is a name, an unknown one ``None``."""
@@ -52,13 +55,14 @@ class OnnxGraph:
 
     Args:
         path: the ``.onnx`` file.
+        need_weights: refuse a graph whose external weights are not all there.
 
     Raises:
         BackendMissing: onnx is not installed.
         StreamparityError: missing, truncated or not ONNX.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, need_weights: bool = True) -> None:
         try:
             import onnx
         except ImportError as error:
@@ -67,6 +71,8 @@ class OnnxGraph:
             raise StreamparityError(f"{path} does not exist", "give an .onnx file, or export one: streamparity export")
         if path.suffix == ".nemo":
             raise StreamparityError(f"{path} is a .nemo, not an ONNX graph", "export it, or use --backend torch")
+        if path.stat().st_size >= LARGEST_FILE:
+            raise _damaged(path, "it is larger than the 2 GB that protobuf can hold")
         self.path = path
         try:
             self.proto = onnx.load(str(path), load_external_data=False)
@@ -74,21 +80,24 @@ class OnnxGraph:
             raise _damaged(path, first_line(error)) from None
         if not self.proto.graph.output:
             raise _damaged(path, "the graph has no outputs")
-        self._check_weights()
+        if not all(isinstance(name, str) for name in _texts(self.proto.graph)):
+            raise _damaged(path, "a name in it is not text")
+        if need_weights:
+            self._check_weights()
 
     def _check_weights(self) -> None:
-        """Refuse a graph whose external weights are missing or cut short."""
-        for tensor in self.proto.graph.initializer:
-            entries = {entry.key: entry.value for entry in tensor.external_data}
-            if "location" not in entries:
-                continue
-            weights = self.path.parent / entries["location"]
-            end = int(entries.get("offset", 0)) + int(entries.get("length", 0))
-            if not weights.is_file() or weights.stat().st_size < end:
-                raise StreamparityError(
-                    f"{self.path}: its weights file {weights.name} is missing or truncated",
-                    "copy it from where the graph was exported: the two belong together",
-                )
+        """Refuse a graph whose external weights are missing, cut short or elsewhere."""
+        escaping, lacking = external_problems(self.proto, self.path.parent)
+        if escaping:
+            raise StreamparityError(
+                f"{self.path} takes weights from outside its folder: {next(iter(escaping.values()))}",
+                "do not run it; get the model from where it was published",
+            )
+        if lacking:
+            raise StreamparityError(
+                f"{self.path}: its weights file {next(iter(lacking.values()))} is missing or truncated",
+                "copy it from where the graph was exported: the two belong together",
+            )
 
     @property
     def inputs(self) -> list[GraphPort]:
@@ -211,6 +220,32 @@ def with_outputs(proto: Any, names: Sequence[str]) -> bytes:
     return data
 
 
+def external_problems(proto: Any, folder: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Weights of a graph that cannot be read from the files beside it.
+
+    Returns:
+        ``{tensor: location}`` of those that lead out of the folder, and of those whose file is missing or too short.
+    """
+    escaping, lacking = {}, {}
+    sizes: dict[str, int] = {}
+    for tensor in proto.graph.initializer:
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        location = entries.get("location")
+        if location is None:
+            continue
+        pure = PurePosixPath(location)
+        if pure.is_absolute() or ".." in pure.parts or "\\" in location or "\0" in location:
+            escaping[tensor.name] = location
+            continue
+        if location not in sizes:
+            sizes[location] = (folder / location).stat().st_size if (folder / location).is_file() else -1
+        offset, length = entries.get("offset", "0"), entries.get("length", "0")
+        sound = offset.isdecimal() and length.isdecimal()
+        if not sound or sizes[location] < int(offset) + int(length):
+            lacking[tensor.name] = location
+    return escaping, lacking
+
+
 def module_path(node_name: str) -> str:
     """``/layers.0/conv/depthwise_conv/Conv`` to ``layers.0.conv.depthwise_conv``."""
     parts: list[str] = []
@@ -283,6 +318,22 @@ def _port(value: Any) -> GraphPort:
     tensor = value.type.tensor_type
     shape = tuple(dim.dim_value if dim.HasField("dim_value") else (dim.dim_param or None) for dim in tensor.shape.dim)
     return GraphPort(value.name, ELEMENT_TYPES.get(tensor.elem_type, str(tensor.elem_type)), shape)
+
+
+def _texts(graph: Any) -> Iterator[Any]:
+    """Every name in a graph: protobuf hands out as bytes what is not UTF-8."""
+    for value in [*graph.input, *graph.output, *graph.value_info]:
+        yield value.name
+        yield from (dim.dim_param for dim in value.type.tensor_type.shape.dim)
+    for tensor in graph.initializer:
+        yield tensor.name
+        yield from (text for entry in tensor.external_data for text in (entry.key, entry.value))
+    for node in graph.node:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        for attribute in node.attribute:
+            yield attribute.name
+            for body in [attribute.g, *attribute.graphs]:
+                yield from _texts(body)
 
 
 def _damaged(path: Path, why: str) -> StreamparityError:

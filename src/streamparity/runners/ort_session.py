@@ -42,7 +42,8 @@ def create_session(graph: OnnxGraph, data: bytes, settings: Mapping[str, str]) -
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, OPTIMISATION[level])
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(graph.path.parent))
     try:
-        return ort.InferenceSession(data, options, providers=[provider])
+        # Without its fallback: it prints to standard output, and another provider than the one asked for computes.
+        return ort.InferenceSession(data, options, providers=[provider], enable_fallback=False)
     except Exception as error:  # onnxruntime's exception classes share no public base
         raise StreamparityError(
             f"ONNX Runtime refuses {graph.path}: {first_line(error)}", "check the file with `streamparity inspect`"
