@@ -1,8 +1,8 @@
 """From a network to a serialised engine, with Polygraphy's loaders.
 
 Polygraphy makes the profiles and the builder configuration, builds, and keeps the timing cache (with a lock, merged
-with what others wrote). Its own loader of ONNX files is not used: it loses which node could not be parsed. Which of the two
-runtimes it imports is a switch of its own that counts for the whole process.
+with what others wrote). Its own loader of ONNX files is not used: it loses which node could not be parsed. Which of the
+two runtimes it imports is a switch of its own that counts for the whole process.
 """
 
 from __future__ import annotations
