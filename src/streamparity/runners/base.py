@@ -69,6 +69,7 @@ class Runner(ABC):
         threads: threads per operator, where the backend says.
         notes: lines that the user should see.
         isolates: whether :meth:`isolated_step` can be called.
+        marking: how the taps were got, where getting them can change what is computed; ``None`` where it cannot.
         bakes_drop: the model always drops ``drop_extra_pre_encoded`` frames, whatever the step asks for.
         backend_ms: time that the last step spent inside the backend, its own bookkeeping excepted.
     """
@@ -85,6 +86,7 @@ class Runner(ABC):
         self.arithmetic: str | None = None
         self.threads: int | None = None
         self.notes: list[str] = []
+        self.marking: str | None = None
         self.bakes_drop = False
         self.backend_ms = 0.0
 

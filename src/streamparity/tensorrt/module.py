@@ -105,7 +105,7 @@ def new_log(module: TrtModule) -> Log:
 def _collector(name: str) -> Any:
     trt = load_module(name).trt
 
-    class Collector(trt.ILogger):  # type: ignore[misc]  # the base is only known at run time
+    class Collector(trt.ILogger):  # type: ignore[misc, name-defined]  # the base is only known at run time
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.log_now = Log(self)

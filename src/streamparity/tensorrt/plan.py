@@ -111,6 +111,14 @@ def encoder_plan(metadata: EngineMetadata) -> Plan:
     )
 
 
+def decoder_plan(metadata: EngineMetadata) -> Plan:
+    """The plan of a ``decoder_joint``, whose state the host keeps: it is small, and the host decides what comes next."""
+    dtypes = {port.name: port.dtype for port in metadata.outputs}
+    fed = {port.name: _slot(port.name, port.dtype, metadata.profiles) for port in metadata.inputs}
+    returned = {name: Slot(name, dtype, 0) for name, dtype in dtypes.items()}
+    return Plan(fed=fed, kept={}, returned=returned, feedback={}, profiles=metadata.profiles)
+
+
 def _slot(name: str, dtype: str, profiles: Sequence[Profile]) -> Slot:
     most = max((int(np.prod(profile.shapes[name][2])) for profile in profiles if name in profile.shapes), default=0)
     return Slot(name, dtype, most * parse_dtype(dtype).itemsize)
