@@ -12,6 +12,7 @@ import numpy as np
 
 from .dump import DumpReader
 from .errors import StepFailed, StreamparityError, first_line
+from .invariants import Violation, violations
 from .runners import Runner, StepInput
 from .schedule import chunks
 from .tensors import CACHE_FEEDBACK, ENCODER_INPUTS, ENCODER_OUTPUTS, Array
@@ -29,6 +30,7 @@ class CandidateChunk:
         tensors: the candidate's, under the same keys, the inputs it was fed among them.
         step_ms: time of the encoder step.
         overhead_ms: the part of it spent outside the backend.
+        violations: what cannot be so, whatever the reference says.
     """
 
     index: int
@@ -36,6 +38,7 @@ class CandidateChunk:
     tensors: dict[str, Array]
     step_ms: float
     overhead_ms: float
+    violations: tuple[Violation, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,8 @@ def drive(
         except StepFailed as failure:
             yield ChunkFailure(index, failure.message, failure.module)
             return
+        except StreamparityError:
+            raise
         except Exception as error:
             raise StreamparityError(
                 f"backend {runner.name} broke at chunk {index}: {type(error).__name__} {first_line(error)}",
@@ -97,7 +102,9 @@ def drive(
         step_ms = (time.perf_counter() - started) * 1000
         tensors["in/audio_signal"], tensors["in/length"] = step.audio_signal, step.length
         tensors.update({f"in/{name}": array for name, array in fed.items()})
-        done = CandidateChunk(index, expected, tensors, step_ms, step_ms - runner.backend_ms)
+        frames, before = int(step.audio_signal.shape[-1]), fed.get("cache_last_channel_len")
+        broken = violations(manifest.streaming, index, frames, before, tensors)
+        done = CandidateChunk(index, expected, tensors, step_ms, step_ms - runner.backend_ms, broken)
         fed = {taken: tensors[f"out/{given}"] for given, taken in CACHE_FEEDBACK.items()}
         yield done
 

@@ -69,8 +69,8 @@ def _check_version(path: Path, metadata: EngineMetadata, module: TrtModule) -> N
         )
     if metadata.version != module.version:
         raise StreamparityError(
-            f"{path.name} was built by {metadata.runtime} {metadata.version}; {module.version} is installed, which does "
-            "not read it",
+            f"{path.name} was built by {metadata.runtime} {metadata.version}; {module.version} is installed and "
+            "does not read it",
             f"build it again, or install {metadata.runtime}=={metadata.version}",
         )
 

@@ -225,7 +225,7 @@ class TrtExecution:
 def _allocator_class(trt: Any, failed: Callable[[StreamparityError], None]) -> Any:
     """What an output is allocated by, which hands out its buffer."""
 
-    class Allocator(trt.IOutputAllocator):  # type: ignore[misc, name-defined]  # the base is only known at run time
+    class Allocator(trt.IOutputAllocator):  # type: ignore[misc]  # the base is only known at run time
         def __init__(self) -> None:
             trt.IOutputAllocator.__init__(self)
             self.buffer: Buffer | None = None
@@ -253,7 +253,7 @@ def _listener(module: TrtModule, device: Device, seen: dict[str, Any]) -> Any:
 
     trt = module.trt
 
-    class Listener(trt.IDebugListener):  # type: ignore[misc]  # the base is only known at run time
+    class Listener(trt.IDebugListener):  # type: ignore[misc, name-defined]  # the base is only known at run time
         def __init__(self) -> None:
             trt.IDebugListener.__init__(self)
             self._rooms: dict[str, Any] = {}

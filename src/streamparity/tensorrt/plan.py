@@ -112,7 +112,7 @@ def encoder_plan(metadata: EngineMetadata) -> Plan:
 
 
 def decoder_plan(metadata: EngineMetadata) -> Plan:
-    """The plan of a ``decoder_joint``, whose state the host keeps: it is small, and the host decides what comes next."""
+    """The plan of a ``decoder_joint``, whose state the host keeps: it is small, and the host decides what follows."""
     dtypes = {port.name: port.dtype for port in metadata.outputs}
     fed = {port.name: _slot(port.name, port.dtype, metadata.profiles) for port in metadata.inputs}
     returned = {name: Slot(name, dtype, 0) for name, dtype in dtypes.items()}
