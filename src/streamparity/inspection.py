@@ -9,6 +9,7 @@ from typing import Any
 
 from .dump import DumpReader, is_dump
 from .errors import BackendMissing, StreamparityError, first_line
+from .inspection_engine import inspect_engine, is_engine
 from .reference.nemo import check_archive
 from .runners.onnx_graph import STATELESS_HINT, OnnxGraph, missing_ports
 from .tensors import DECODER_INPUTS, DECODER_OUTPUTS, ENCODER_INPUTS, ENCODER_OUTPUTS, canonical_names
@@ -34,6 +35,8 @@ def inspect(path: Path) -> dict[str, Any]:
         path = path / "encoder.onnx"
     if not path.is_file():
         raise StreamparityError(f"{path} is neither a file, an export nor a dump", "give a .nemo, an .onnx or a dump")
+    if is_engine(path):
+        return inspect_engine(path)
     if path.suffix == ".onnx":
         return _document("onnx", *_inspect_onnx(path))
     if path.suffix == ".nemo":
@@ -44,7 +47,7 @@ def inspect(path: Path) -> dict[str, Any]:
                 f"{path}: model_config.yaml is not a NeMo model's: {type(error).__name__} {first_line(error)}",
                 "save the model again with NeMo",
             ) from error
-    raise StreamparityError(f"{path} is of no known kind", "give a .nemo, an .onnx or a dump folder")
+    raise StreamparityError(f"{path} is of no known kind", "give a .nemo, an .onnx, an .engine or a dump folder")
 
 
 Described = tuple[bool, list[dict[str, Any]], list[dict[str, Any]], dict[str, Any]]

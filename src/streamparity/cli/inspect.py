@@ -13,7 +13,7 @@ from .common import check_writable, write_json
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--json", "json_target", metavar="FILE", help="Write the document; - for standard output.")
 def command(path: Path, json_target: str | None) -> int:
-    """Say what a .nemo, an .onnx or a dump is, whether it can stream, and what is wrong with it.
+    """Say what a .nemo, an .onnx, an engine or a dump is, whether it can stream, and what is wrong with it.
 
     Exits 1 when a finding is an error.
     """

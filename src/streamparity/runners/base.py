@@ -134,6 +134,29 @@ class Runner(ABC):
         """The model's weights under NeMo's names and in NeMo's layout, where the backend can tell."""
         return ()
 
+    @classmethod
+    def layers(cls, model: Path) -> Sequence[str]:
+        """Path of every layer of a model that is in reduced precision or could be, operator at the end.
+
+        Raises:
+            StreamparityError: the backend cannot build its models anew.
+        """
+        raise StreamparityError(f"backend {cls.name} cannot build its models anew", "use --backend trt")
+
+    @classmethod
+    def pinned(cls, model: Path, pins: Sequence[str], folder: Path) -> Path:
+        """The same model built again, with the layers that ``pins`` choose in float32.
+
+        Args:
+            model: the model.
+            pins: globs over the paths that :meth:`layers` gives.
+            folder: where to put it; what an earlier call left there may be replaced.
+
+        Raises:
+            StreamparityError: it cannot be built.
+        """
+        raise StreamparityError(f"backend {cls.name} cannot build its models anew", "use --backend trt")
+
     def close(self) -> None:  # noqa: B027 (most backends have nothing to release)
         """Release what the backend holds."""
 

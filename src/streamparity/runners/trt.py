@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -17,6 +17,7 @@ from ..tensorrt.device import Device, open_device
 from ..tensorrt.engine import Engine, TrtExecution
 from ..tensorrt.metadata import ARITHMETIC, EngineMetadata, differences
 from ..tensorrt.plan import Plan, decoder_plan, encoder_plan
+from ..tensorrt.rebuild import layers_of, rebuilt, source_of
 from ..tensorrt.session import Session
 from ..tensors import Array
 from .base import Runner, RunnerOptions, StepInput
@@ -45,7 +46,7 @@ class TrtRunner(Runner):
 
         Where taps are wanted and ``build --taps`` has made an engine with them marked, it is that one which is opened.
         """
-        path = model / "encoder.engine" if model.is_dir() else model
+        path = engine_path(model)
         decoder = decoder_beside(path)
         if options.taps and marked_engine(path).is_file():
             path = marked_engine(path)
@@ -130,6 +131,16 @@ class TrtRunner(Runner):
         tensors |= {f"tap/{label}": seen[tensor] for label, tensor in self._looks.items() if tensor in seen}
         return tensors
 
+    @classmethod
+    def layers(cls, model: Path) -> Sequence[str]:
+        """Layers of the graph that the engine was built from."""
+        return layers_of(source_of(engine_path(model))[0])
+
+    @classmethod
+    def pinned(cls, model: Path, pins: Sequence[str], folder: Path) -> Path:
+        """Another engine from the same graph, with more layers in float32."""
+        return rebuilt(engine_path(model), pins, folder)
+
     def close(self) -> None:
         """Write the runtime cache, and release the device."""
         try:
@@ -138,6 +149,11 @@ class TrtRunner(Runner):
         finally:
             del self._execution, self._session
             self._device.close()
+
+
+def engine_path(model: Path) -> Path:
+    """The encoder's engine in a folder, or the engine itself."""
+    return model / "encoder.engine" if model.is_dir() else model
 
 
 def opened(path: Path, admitted: Admitted, device: Device) -> tuple[Engine, EngineMetadata]:
