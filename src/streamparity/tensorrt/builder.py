@@ -84,13 +84,14 @@ def build(
             "TensorRT-RTX has no timing cache: it compiles kernels where the engine runs",
             "leave --timing-cache out, and keep those kernels with `run -o runtime_cache=FILE`",
         )
+    marked = subject.taps(options.taps) if options.taps else {}
     proto, kept = subject.in_precision(options)
     if kept:
         note(f"{kept} layers stay in float32")
     compiling = CompileOptions(options.precision == "tf32", targets, options.timing_cache)
     written = {}
     for path in wanted:
-        taps = subject.taps(options.taps) if path != options.out else {}
+        taps = {} if path == options.out else marked
         data, metadata = _engine(module, subject, proto, taps, options, compiling, progress)
         written[path] = write_engine(path, data, metadata)
     for line in dict.fromkeys(line for metadata in written.values() for line in metadata.warnings):
