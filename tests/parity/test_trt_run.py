@@ -92,6 +92,13 @@ def test_no_driver_is_one_line_and_exit_3(engines, workshop, trt, capsys, monkey
 
 
 @needs_no_gpu
+def test_to_build_for_the_gpu_at_hand_there_must_be_one(engines, tmp_path):
+    with pytest.raises(BackendMissing, match="no CUDA device"):
+        build(engines / "encoder.onnx", BuildOptions(tmp_path / "x.engine", targets=["current"]))
+    assert not list(tmp_path.iterdir())
+
+
+@needs_no_gpu
 def test_each_implementation_says_what_it_lacks():
     with pytest.raises(BackendMissing, match="no CUDA device can be used"):
         open_device("cuda-python")

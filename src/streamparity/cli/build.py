@@ -51,7 +51,13 @@ from .common import INT_LIST, note, progress_bar
 @click.option(
     "--batch", type=INT_LIST, default="1", show_default=True, metavar="N or MIN,OPT,MAX", help="Streams at once."
 )
-@click.option("--target", "targets", multiple=True, metavar="smNN", help="Build ahead of time for it (TensorRT-RTX).")
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    metavar="smNN",
+    help="Build ahead of time for it (TensorRT-RTX); current: for the GPU at hand.",
+)
 @click.option("--taps", multiple=True, metavar="GLOB", help="Also build X.taps.engine, with these taps as outputs.")
 @click.option("--unfused", is_flag=True, help="Let the tensors that survive fusion be looked at, where the API can.")
 @click.option("--runtime", type=click.Choice(["tensorrt", "tensorrt_rtx"]), help="Default: the one that is installed.")

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from ..dump.decoder import PREDICTION
 from ..errors import Stateless, StreamparityError
 from ..tensorrt.admission import Admitted, admit
 from ..tensorrt.agreement import stateless_ports
@@ -94,8 +95,8 @@ class TrtRunner(Runner):
                 looks[label] = metadata.debug[label]
             else:
                 self.unmatched[label] = "the engine was built without it: streamparity build --taps"
-        for label in options.decoder_taps:
-            self.unmatched[label] = "an engine of a decoder_joint returns its outputs alone"
+        if PREDICTION in options.decoder_taps:
+            self.unmatched[PREDICTION] = "an engine of a decoder_joint returns its outputs alone"
         self._returned = [name for name in self._plan.returned if name not in metadata.taps]
         self._returned += [label for label in options.taps if label in metadata.taps]
         self._marked = set(metadata.taps)

@@ -21,6 +21,7 @@ from ..runners.onnx_graph import STATELESS_HINT, OnnxGraph, missing_ports, modul
 from ..schedule import Schedule
 from ..tensors import DECODER_INPUTS, ENCODER_INPUTS, ENCODER_OUTPUTS, canonical_names
 from .compile import CompileOptions, compile_network
+from .device import open_device
 from .metadata import PRECISIONS, EngineMetadata, sidecar, write_engine
 from .module import TrtModule, load_module, new_log
 from .network import parse
@@ -28,6 +29,7 @@ from .pins import pinning
 from .precision import LOWERED, lower
 from .quantize import quantize
 
+CURRENT = "current"
 TARGET = re.compile(r"sm_?(\d+)(\d)", re.IGNORECASE)
 
 
@@ -78,7 +80,10 @@ def build(
         raise StreamparityError(f"the folder of {options.out} does not exist", "make it first")
     subject = _Subject(onnx, options)
     module = load_module(options.runtime)
-    targets = _targets(module, options.targets)
+    current = [name.lower() for name in options.targets] == [CURRENT]
+    targets = [] if current else _targets(module, options.targets)
+    if current:
+        open_device().close()  # says what is missing, in a line
     if module.is_rtx and options.timing_cache is not None:
         raise StreamparityError(
             "TensorRT-RTX has no timing cache: it compiles kernels where the engine runs",
@@ -88,7 +93,7 @@ def build(
     proto, kept = subject.in_precision(options)
     if kept:
         note(f"{kept} layers stay in float32")
-    compiling = CompileOptions(options.precision == "tf32", targets, options.timing_cache)
+    compiling = CompileOptions(options.precision == "tf32", targets, current and module.is_rtx, options.timing_cache)
     written = {}
     for path in wanted:
         taps = {} if path == options.out else marked
@@ -231,7 +236,7 @@ def _engine(
     metadata = EngineMetadata(
         runtime=module.name,
         version=module.version,
-        targets=tuple(f"sm{major}{minor}" for major, minor in compiling.targets),
+        targets=(CURRENT,) if compiling.current else tuple(f"sm{major}{minor}" for major, minor in compiling.targets),
         role=subject.role,
         precision=options.precision,
         tf32=compiling.tf32,
@@ -284,7 +289,8 @@ def _targets(module: TrtModule, names: Sequence[str]) -> list[tuple[int, int]]:
         match = TARGET.fullmatch(name)
         if match is None or f"SM{match[1]}{match[2]}" not in known:
             raise StreamparityError(
-                f"{module.name} {module.version} does not build for {name}", f"it knows {', '.join(known).lower()}"
+                f"{module.name} {module.version} does not build for {name}",
+                f"it knows {', '.join(known).lower()} and {CURRENT}",
             )
         found.append((int(match[1]), int(match[2])))
     return found

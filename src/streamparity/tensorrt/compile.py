@@ -30,11 +30,13 @@ class CompileOptions:
     Attributes:
         tf32: let float32 matrix products use TF32.
         targets: compute capabilities, such as ``(8, 0)``; empty for the builder's choice.
+        current: build for the GPU at hand instead.
         timing_cache: file, of TensorRT alone.
     """
 
     tf32: bool = False
     targets: Sequence[tuple[int, int]] = ()
+    current: bool = False
     timing_cache: Path | None = None
 
 
@@ -98,7 +100,7 @@ def _config(module: TrtModule, loaders: Any, profiles: Sequence[Any], options: C
     common = {"profiles": list(profiles), "profiling_verbosity": module.trt.ProfilingVerbosity.DETAILED}
     if module.is_rtx:
         targets = list(options.targets) or None
-        return loaders.CreateConfigRTX(compute_capabilities=targets, **common)
+        return loaders.CreateConfigRTX(compute_capabilities=targets, use_gpu=options.current, **common)
     cache = options.timing_cache
     return loaders.CreateConfig(
         tf32=options.tf32, load_timing_cache=None if cache is None or not cache.exists() else str(cache), **common
