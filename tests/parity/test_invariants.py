@@ -9,6 +9,7 @@ from streamparity.invariants import violations
 from streamparity.run import RunOptions, run, run_opened
 from streamparity.runners import RunnerOptions
 from streamparity.runners.ort import OrtRunner
+from streamparity.schedule import StreamingConfig
 
 
 class ShrinkingRunner(OrtRunner):
@@ -88,3 +89,33 @@ def test_the_reference_itself_breaks_none_in_either_schedule(workshop):
             chunk = reference.chunk(index)
             frames, before = chunk["in/audio_signal"].shape[-1], chunk["in/cache_last_channel_len"]
             assert violations(reference.manifest.streaming, index, frames, before, chunk) == ()
+
+
+def outputs(encoded, length):
+    return {
+        "out/outputs": np.zeros((1, 4, 3), np.float32),
+        "out/encoded_lengths": np.array([encoded]),
+        "out/cache_last_channel_next": np.zeros((1, 2, 256, 4), np.float32),
+        "out/cache_last_time_next": np.zeros((1, 2, 4, 4), np.float32),
+        "out/cache_last_channel_next_len": np.array([length]),
+    }
+
+
+@pytest.mark.parametrize(
+    ("frames", "before", "after", "encoded", "codes"),
+    [
+        (57, 50, 53, 3, []),
+        (57, 50, 49, 3, ["cache-length"]),
+        (30, 50, 49, 2, []),  # the last chunk makes 2 frames, of which 3 are kept out of the cache, as NeMo does
+        (30, 50, 48, 2, ["cache-length"]),
+        (57, 50, 70, 3, ["cache-length"]),
+        (57, 255, 257, 3, ["cache-length"]),
+        (57, 1, -1, 3, ["cache-length"]),
+        (57, 50, 53, 4, ["encoded-length"]),
+        (57, 50, 53, -1, ["encoded-length"]),
+    ],
+)
+def test_bounds_for_a_model_that_keeps_frames_out_of_its_cache(frames, before, after, encoded, codes):
+    config = StreamingConfig((256, -1), "regular", (41, 48), (17, 24), (0, 9), (1, 8), 2, 3, 3, 256, 8)
+    found = violations(config, 5, frames, np.array([before]), outputs(encoded, after))
+    assert [violation.code for violation in found] == codes
