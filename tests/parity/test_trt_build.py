@@ -330,6 +330,26 @@ def test_bad_options_are_refused_and_nothing_is_written(export, tmp_path, more, 
     assert not list(tmp_path.iterdir())
 
 
+def test_tensors_that_survive_fusion_can_be_made_visible(export, tmp_path):
+    steps = []
+    out = tmp_path / "encoder.engine"
+    build(export / "encoder.onnx", quick(out, unfused=True), progress=lambda done, total: steps.append((done, total)))
+    metadata = read_metadata(out)
+    assert metadata.debug["encoder.layers.1.conv"] == "/layers.1/conv/Transpose_3_output_0"
+    assert len(metadata.outputs) == 5
+    assert steps
+    assert all(0 <= done <= total for done, total in steps)
+
+
+def test_an_interrupted_build_leaves_nothing(export, tmp_path):
+    def interrupt(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(export / "encoder.onnx", quick(tmp_path / "x.engine"), progress=interrupt)
+    assert not list(tmp_path.iterdir())
+
+
 def test_nothing_is_overwritten_without_force(built, export):
     before = file_sha256(built)
     with pytest.raises(StreamparityError, match=r"encoder\.engine already exists"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import shutil
 
@@ -326,6 +327,21 @@ def test_each_kind_of_step_is_recorded_once_as_a_graph_and_then_replayed(engines
     assert made.fetch(["outputs"])["outputs"].shape == (1, 64, 2)
 
 
+def test_what_was_recorded_is_forgotten_when_a_buffer_has_moved(engines):
+    device = HostDevice()
+    made, recorder = session(engines, device, cuda_graph=True)
+    for _ in range(6):
+        made.enqueue(features())
+    assert device.captured == 2
+    recorder.outputs["outputs"] = 4096
+    made._profile = None  # as if another profile had been in use, whose outputs are larger
+    made._run((0, made._reads, ("another shape",)), {}, made._kept[made._reads])
+    assert made._graphs == {}
+    for _ in range(2):
+        made.enqueue(features())
+    assert device.captured == 4
+
+
 def test_steps_that_cannot_be_recorded_say_so(engines):
     made, recorder = session(engines, HostDevice(), cuda_graph=True)
     recorder.can_capture = False
@@ -333,6 +349,43 @@ def test_steps_that_cannot_be_recorded_say_so(engines):
     made.enqueue(features())
     with pytest.raises(StreamparityError, match="cannot be recorded as a CUDA graph"):
         made.enqueue(features())
+
+
+# ------------------------------------------------------------------------------------------ the runtime's own classes
+
+
+@needs_no_gpu
+def test_what_the_runtime_says_of_an_engine_that_it_cannot_open_is_one_line(engines, tmp_path):
+    from streamparity.tensorrt.engine import Engine
+    from streamparity.tensorrt.module import load_module
+
+    (tmp_path / "damaged.engine").write_bytes(b"no engine at all" * 64)
+    for path in (engines / "encoder.engine", tmp_path / "damaged.engine"):
+        with pytest.raises(StreamparityError, match=f"{path.name} is not valid here") as caught:
+            Engine(load_module(), path, HostDevice())
+        assert "\n" not in caught.value.message
+
+
+def test_an_output_allocator_of_the_runtime_hands_out_its_buffer(engines):
+    from streamparity.tensorrt.engine import _allocator_class, _pointer
+    from streamparity.tensorrt.module import load_module
+    from streamparity.tensorrt.session import Buffer
+
+    failures = []
+    device = HostDevice(room=4096)
+    allocator = _allocator_class(load_module().trt, failures.append)()
+    allocator.buffer = Buffer(device, 64)
+    small = allocator.reallocate_output("outputs", None, 32, 256)
+    assert small == allocator.buffer.address
+    assert allocator.reallocate_output_async("outputs", None, 1024, 256, 0) == allocator.buffer.address != 0
+    allocator.notify_shape("outputs", (1, 64, 2))
+    assert (allocator.buffer.shape, failures) == ((1, 64, 2), [])
+    assert allocator.reallocate_output("outputs", None, 1 << 20, 256) == 0
+    assert "out of device memory" in failures[0].message
+
+    new = ctypes.pythonapi.PyCapsule_New
+    new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+    assert _pointer(new(4242, None, None)) == _pointer(4242) == 4242
 
 
 # --------------------------------------------------------------------------- with marks, and without

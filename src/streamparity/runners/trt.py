@@ -148,6 +148,8 @@ class TrtRunner(Runner):
             if self._runtime_cache is not None:
                 self._execution.save_runtime_cache(self._runtime_cache)
         finally:
+            # Contexts and engines go before the device that they are on.
+            self.transducer = None
             del self._execution, self._session
             self._device.close()
 

@@ -93,6 +93,7 @@ class Session:
         self._seen: set[Key] = set()
         self._graphs: dict[Key, tuple[Callable[[], None], dict[str, Shape]]] = {}
         self._written: dict[str, Buffer] = {}
+        self._places = self._addresses()
 
     def set_caches(self, caches: Mapping[str, Array]) -> None:
         """Copy caches in for the next step, by canonical name."""
@@ -149,6 +150,17 @@ class Session:
         else:
             self._execution.enqueue()
             self._seen.add(key)
+            self._forget_moved()
+
+    def _forget_moved(self) -> None:
+        """A buffer that has grown is elsewhere now, and what was recorded would write to where it was."""
+        if self._addresses() != self._places:
+            self._places = self._addresses()
+            self._graphs.clear()
+
+    def _addresses(self) -> list[int]:
+        buffers = [*self._fed.values(), *self._outputs.values(), *self._kept[0].values(), *self._kept[1].values()]
+        return [buffer.address for buffer in buffers]
 
     def fetch(self, names: Iterable[str]) -> dict[str, Array]:
         """Copies of what the last step returned, by canonical name or tap label."""
