@@ -21,11 +21,12 @@ from streamparity.provenance import file_sha256
 from streamparity.runners.onnx_cache import time_slots
 from streamparity.runners.onnx_graph import OnnxGraph
 from streamparity.tensorrt.agreement import disagreements
-from streamparity.tensorrt.builder import BuildOptions, build
+from streamparity.tensorrt.builder import build
 from streamparity.tensorrt.compile import CompileOptions, compile_network
 from streamparity.tensorrt.metadata import read_metadata, sidecar, write_engine
 from streamparity.tensorrt.module import load_module, new_log
 from streamparity.tensorrt.network import parse
+from streamparity.tensorrt.options import BuildOptions
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'streamparity[rtx]'")
 

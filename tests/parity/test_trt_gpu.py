@@ -60,7 +60,8 @@ def reference(on_gpu, loaded, tmp_path_factory):
 @pytest.fixture(scope="module")
 def engine_in(on_gpu, workshop, tmp_path_factory):
     """Builds the demo for the GPU at hand, once for each precision."""
-    from streamparity.tensorrt.builder import BuildOptions, build
+    from streamparity.tensorrt.builder import build
+    from streamparity.tensorrt.options import BuildOptions
 
     made = {}
     targets = ("current",) if on_gpu[0].is_rtx else ()

@@ -5,20 +5,23 @@ from __future__ import annotations
 import ctypes
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from streamparity import cli
+from streamparity.contract.profiles import profiles_of
 from streamparity.errors import BackendMissing, Stateless, StreamparityError
 from streamparity.marking import both_verdicts
 from streamparity.run import RunOptions, run
 from streamparity.runners import RunnerOptions, registry
 from streamparity.runners.ort import OrtRunner
 from streamparity.runners.trt import TrtRunner
-from streamparity.tensorrt.builder import BuildOptions, build, marked_engine
+from streamparity.tensorrt.builder import build, marked_engine
 from streamparity.tensorrt.device import open_device
 from streamparity.tensorrt.metadata import read_metadata, sidecar
+from streamparity.tensorrt.options import BuildOptions
 from streamparity.tensorrt.plan import decoder_plan, encoder_plan
 from streamparity.tensorrt.session import Session
 from streamparity.tensors import CACHE_FEEDBACK
@@ -207,8 +210,9 @@ def test_an_engine_is_built_again_with_more_layers_pinned(engines, tmp_path):
 # -------------------------------------------------------------------------------------------------- buffers
 
 
-def session(engines, device, **more):
-    plan = encoder_plan(read_metadata(engines / "encoder.engine"))
+def session(engines, device, profiles=None, **more):
+    metadata = read_metadata(engines / "encoder.engine")
+    plan = encoder_plan(metadata if profiles is None else replace(metadata, profiles=profiles))
     shapes = {
         "outputs": (1, 64, 2),
         "encoded_lengths": (1,),
@@ -328,17 +332,18 @@ def test_each_kind_of_step_is_recorded_once_as_a_graph_and_then_replayed(engines
 
 
 def test_what_was_recorded_is_forgotten_when_a_buffer_has_moved(engines):
+    metadata = read_metadata(engines / "encoder.engine")
+    profiles = profiles_of(metadata.streaming, {port.name: port.shape for port in metadata.inputs}, time_slots=8)
     device = HostDevice()
-    made, recorder = session(engines, device, cuda_graph=True)
+    made, recorder = session(engines, device, profiles=profiles, cuda_graph=True)
     for _ in range(6):
         made.enqueue(features())
     assert device.captured == 2
-    recorder.outputs["outputs"] = 4096
-    made._profile = None  # as if another profile had been in use, whose outputs are larger
-    made._run((0, made._reads, ("another shape",)), {}, made._kept[made._reads])
-    assert made._graphs == {}
+    recorder.outputs["outputs"] = 4096  # the other profile's outputs are larger
+    made.enqueue(features(22))
     for _ in range(2):
         made.enqueue(features())
+    assert recorder.profiles == [0, 1, 0]
     assert device.captured == 4
 
 
@@ -367,7 +372,7 @@ def test_what_the_runtime_says_of_an_engine_that_it_cannot_open_is_one_line(engi
 
 
 def test_an_output_allocator_of_the_runtime_hands_out_its_buffer(engines):
-    from streamparity.tensorrt.engine import _allocator_class, _pointer
+    from streamparity.tensorrt.execution import _allocator_class, _pointer
     from streamparity.tensorrt.module import load_module
     from streamparity.tensorrt.session import Buffer
 

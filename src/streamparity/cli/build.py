@@ -65,7 +65,8 @@ from .common import INT_LIST, note, progress_bar
 @click.option("--force", is_flag=True, help="Replace an earlier engine.")
 def command(onnx: Path, batch: tuple[int, ...], fp32: tuple[str, ...], **given: Any) -> None:
     """Build a TensorRT or TensorRT-RTX engine, its profiles made from the contract's chunk schedule."""
-    from ..tensorrt.builder import BuildOptions, build
+    from ..tensorrt.builder import build
+    from ..tensorrt.options import BuildOptions
 
     if len(batch) not in (1, 3):
         raise click.BadParameter(f"{batch} is neither N nor MIN,OPT,MAX", param_hint="--batch")

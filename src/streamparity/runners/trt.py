@@ -10,12 +10,13 @@ from typing import ClassVar
 import numpy as np
 
 from ..dump.decoder import PREDICTION
-from ..errors import Stateless, StreamparityError
+from ..errors import Stateless, StreamparityError, first_of
 from ..tensorrt.admission import Admitted, admit
 from ..tensorrt.agreement import stateless_ports
 from ..tensorrt.builder import marked_engine
 from ..tensorrt.device import Device, open_device
-from ..tensorrt.engine import Engine, TrtExecution
+from ..tensorrt.engine import Engine
+from ..tensorrt.execution import TrtExecution
 from ..tensorrt.metadata import ARITHMETIC, EngineMetadata, differences
 from ..tensorrt.plan import Plan, decoder_plan, encoder_plan
 from ..tensorrt.rebuild import layers_of, rebuilt, source_of
@@ -177,8 +178,7 @@ def opened(path: Path, admitted: Admitted, device: Device) -> tuple[Engine, Engi
     wrong = differences(written, read)
     if wrong:
         raise StreamparityError(
-            f"{path.name} is not what is written beside it: {wrong[0]}"
-            + (f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""),
+            f"{path.name} is not what is written beside it: {first_of(wrong)}",
             "build the engine again",
         )
     return engine, written

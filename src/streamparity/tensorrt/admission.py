@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..contract import CONTRACT, Contract
-from ..errors import Stateless, StreamparityError
+from ..errors import Stateless, StreamparityError, first_of
 from ..runners.onnx_graph import STATELESS_HINT
 from ..schedule import StreamingConfig
-from .agreement import disagreements, stateless_ports
+from .agreement import disagreements, stateless_ports, streaming_problems
 from .metadata import EngineMetadata, check_file, read_metadata, sidecar
 from .module import TrtModule, load_module
 
@@ -88,23 +88,14 @@ def _check_agreement(path: Path, metadata: EngineMetadata, streaming: StreamingC
             )
     if problems:
         raise StreamparityError(
-            f"{path.name} and the contract beside it disagree: {problems[0]}" + _more(problems),
+            f"{path.name} and the contract beside it disagree: {first_of(problems)}",
             "build the engine again from the export that the contract describes",
         )
     if streaming is not None and metadata.streaming is not None:
-        ours, theirs = metadata.streaming.to_json(), streaming.to_json()
-        problems = [
-            f"{key} is {ours[key]} in the engine and {theirs[key]} in the dump"
-            for key in ours
-            if ours[key] != theirs[key]
-        ]
+        problems = streaming_problems(metadata.streaming, streaming, "the dump")
         if problems:
             raise StreamparityError(
-                f"{path.name} was built for another stream than the dump: {problems[0]}" + _more(problems),
+                f"{path.name} was built for another stream than the dump: {first_of(problems)}",
                 "export, build and dump with the same --att-context",
             )
     return notes
-
-
-def _more(problems: list[str]) -> str:
-    return f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""

@@ -31,19 +31,17 @@ def disagreements(contract: Contract, metadata: EngineMetadata) -> list[str]:
             f"the engine is of another model ({metadata.model.get('id')}) than the contract's ({contract.model['id']})"
         )
     if metadata.role == "encoder":
-        problems += _streaming(contract.streaming, metadata.streaming)
+        if metadata.streaming is not None:
+            problems += streaming_problems(metadata.streaming, contract.streaming, "the contract")
         problems += profile_problems(contract.streaming, metadata.profiles, [port.name for port in metadata.inputs])
     return problems
 
 
-def _streaming(promised: StreamingConfig, built: StreamingConfig | None) -> list[str]:
-    if built is None:
-        return []
+def streaming_problems(built: StreamingConfig, promised: StreamingConfig, where: str) -> list[str]:
+    """What an engine was built for and ``where`` has otherwise, one line each."""
     ours, theirs = built.to_json(), promised.to_json()
     return [
-        f"{key} is {ours[key]} in the engine, the contract says {theirs[key]}"
-        for key in theirs
-        if ours[key] != theirs[key]
+        f"{key} is {ours[key]} in the engine and {theirs[key]} in {where}" for key in theirs if ours[key] != theirs[key]
     ]
 
 

@@ -2,55 +2,20 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..contract import CONTRACT, Contract, check_against
-from ..contract.profiles import Profile, Range, decoder_profiles_of, profiles_of
-from ..dump import DumpReader
-from ..errors import Stateless, StreamparityError
+from ..errors import StreamparityError
 from ..progress import Note, Progress, no_note, no_progress
 from ..provenance import file_sha256, versions
-from ..reference.taps import BLOCK_LEVEL
-from ..runners.onnx_cache import time_slots
-from ..runners.onnx_graph import STATELESS_HINT, OnnxGraph, missing_ports, module_path
-from ..schedule import Schedule
-from ..tensors import DECODER_INPUTS, ENCODER_INPUTS, ENCODER_OUTPUTS, canonical_names
 from .compile import CompileOptions, compile_network
 from .device import open_device
-from .metadata import PRECISIONS, EngineMetadata, sidecar, write_engine
+from .metadata import EngineMetadata, sidecar, write_engine
 from .module import TrtModule, load_module, new_log
 from .network import parse
-from .pins import pinning
-from .precision import LOWERED, lower
-from .quantize import quantize
-
-CURRENT = "current"
-TARGET = re.compile(r"sm_?(\d+)(\d)", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class BuildOptions:
-    """What to build; see ``streamparity build --help``."""
-
-    out: Path
-    contract: Path | None = None
-    schedule: Schedule = "padded"
-    batch: Range = (1, 1, 1)
-    tail: bool = True
-    precision: str = "fp32"
-    fp32: Sequence[str] = ()
-    taps: Sequence[str] = ()
-    unfused: bool = False
-    targets: Sequence[str] = ()
-    runtime: str | None = None
-    timing_cache: Path | None = None
-    calibrate: Path | None = None
-    force: bool = False
+from .options import CURRENT, BuildOptions, targets_of
+from .subject import Subject
 
 
 def build(
@@ -78,10 +43,10 @@ def build(
         raise StreamparityError(f"{present[0]} already exists", "choose another --out, or pass --force to replace it")
     if not options.out.resolve().parent.is_dir():
         raise StreamparityError(f"the folder of {options.out} does not exist", "make it first")
-    subject = _Subject(onnx, options)
+    subject = Subject(onnx, options)
     module = load_module(options.runtime)
     current = [name.lower() for name in options.targets] == [CURRENT]
-    targets = [] if current else _targets(module, options.targets)
+    targets = [] if current else targets_of(module, options.targets)
     if current:
         open_device().close()  # says what is missing, in a line
     if module.is_rtx and options.timing_cache is not None:
@@ -109,109 +74,9 @@ def marked_engine(engine: Path) -> Path:
     return engine.with_name(f"{engine.stem}.taps{engine.suffix}")
 
 
-class _Subject:
-    """A graph with the contract that it keeps."""
-
-    def __init__(self, path: Path, options: BuildOptions) -> None:
-        if options.precision not in PRECISIONS:
-            raise StreamparityError(f"there is no precision {options.precision}", f"use one of {', '.join(PRECISIONS)}")
-        self.graph = OnnxGraph(path)
-        ports = {port.name: (port.dtype, port.shape) for port in [*self.graph.inputs, *self.graph.outputs]}
-        inputs = {port.name: port.shape for port in self.graph.inputs}
-        self.role = "decoder_joint" if set(DECODER_INPUTS) <= set(inputs) else "encoder"
-        self.root = "encoder." if self.role == "encoder" else ""
-        if self.role == "encoder":
-            outputs = canonical_names([port.name for port in self.graph.outputs], ENCODER_OUTPUTS, str(path))
-            missing = missing_ports(canonical_names(inputs, ENCODER_INPUTS, str(path)), outputs)
-            if missing:
-                raise Stateless(f"{path} cannot stream: it has no {', '.join(missing)}", STATELESS_HINT)
-        self.contract_path = options.contract or path.parent / CONTRACT
-        if not self.contract_path.is_file():
-            raise StreamparityError(
-                f"there is no {self.contract_path}, which says how the encoder is streamed",
-                "name it with --contract, or export again: streamparity export writes it",
-            )
-        self.contract = Contract.read(self.contract_path)
-        problems = check_against(self.contract, path.name, ports)
-        if problems:
-            raise StreamparityError(
-                f"{path.name} does not keep its contract: {problems[0]}"
-                + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""),
-                "export again, or name the contract that belongs to it with --contract",
-            )
-        self.profiles = self._profiles(inputs, options)
-
-    def _profiles(self, inputs: Mapping[str, Any], options: BuildOptions) -> tuple[Profile, ...]:
-        if self.role == "decoder_joint":
-            return decoder_profiles_of(inputs, options.batch)
-        return profiles_of(
-            self.contract.streaming,
-            inputs,
-            options.schedule,
-            options.batch,
-            time_slots=time_slots(self.graph.proto, self.graph.path.parent),
-            tail=options.tail,
-        )
-
-    def in_precision(self, options: BuildOptions) -> tuple[Any, int]:
-        """The graph as it is to be built, and how many layers were pinned."""
-        pinned = self._pins(options)
-        if options.precision in LOWERED:
-            lowered = lower(self.graph, options.precision, pinned)
-            if lowered.overflowing:
-                raise StreamparityError(
-                    f"{lowered.overflowing[0]} is beyond what float16 holds"
-                    + (f" (and {len(lowered.overflowing) - 1} more)" if len(lowered.overflowing) > 1 else ""),
-                    "use --precision bf16, or pin the layers that use it with --fp32 GLOB",
-                )
-            return lowered.proto, len(lowered.kept)
-        if options.precision == "int8":
-            if options.calibrate is None or self.role != "encoder":
-                raise StreamparityError(
-                    "int8 needs an encoder and a dump to calibrate it on: nothing else says how large its values grow",
-                    "pass --calibrate DUMP, a reference dump of the same model",
-                )
-            return quantize(self.graph, DumpReader(options.calibrate), pinned)
-        return self.graph.proto, 0
-
-    def _pins(self, options: BuildOptions) -> Callable[[str], bool]:
-        if options.fp32 and options.precision in ("fp32", "tf32"):
-            raise StreamparityError(
-                f"--fp32 pins layers, and with --precision {options.precision} there is nothing to pin them against",
-                "leave it out, or use --precision fp16, bf16 or int8",
-            )
-        return pinning(options.fp32, [node.name for node in self.graph.proto.graph.node], self.root)
-
-    def taps(self, globs: Sequence[str]) -> dict[str, str]:
-        """The graph's tensor for every module that a glob fits, those without one left out.
-
-        Raises:
-            StreamparityError: a glob fits none.
-        """
-        paths = dict.fromkeys(module_path(node.name) for node in self.graph.proto.graph.node)
-        parts = [path.split(".") for path in paths if path]
-        modules = list(dict.fromkeys(".".join(part[:end]) for part in parts for end in range(1, len(part) + 1)))
-        labels = [self.root + path for path in modules]
-        found, _ = self.graph.tap_tensors([label for label in labels if _fits(label, globs)], self.root)
-        for glob in globs:
-            if not any(fnmatchcase(label, glob) for label in found):
-                raise StreamparityError(
-                    f"--taps {glob} fits no module of {self.graph.path}", "module paths look like encoder.layers.0.conv"
-                )
-        return found
-
-    def block_taps(self) -> dict[str, str]:
-        """The graph's tensor for every block."""
-        return {label: tensor for label, tensor in self.taps(["*"]).items() if BLOCK_LEVEL.fullmatch(label)}
-
-
-def _fits(label: str, globs: Sequence[str]) -> bool:
-    return any(fnmatchcase(label, glob) for glob in globs)
-
-
 def _engine(
     module: TrtModule,
-    subject: _Subject,
+    subject: Subject,
     proto: Any,
     taps: Mapping[str, str],
     options: BuildOptions,
@@ -269,28 +134,3 @@ def _worth_saying(warnings: Sequence[str]) -> list[str]:
     """What the builder warned of, without its reminder that ports of int64 are int64."""
     lines = [" ".join(line.split()) for line in warnings if "Int64 binding" not in line]
     return list(dict.fromkeys(lines))
-
-
-def _targets(module: TrtModule, names: Sequence[str]) -> list[tuple[int, int]]:
-    """Compute capabilities by name.
-
-    Raises:
-        StreamparityError: the runtime does not know one, or builds for the GPU at hand only.
-    """
-    if not names:
-        return []
-    if not module.is_rtx:
-        raise StreamparityError(
-            "TensorRT builds for the GPU it runs on: there is no --target to choose", "use --runtime tensorrt_rtx"
-        )
-    known = [name for name in module.trt.ComputeCapability.__members__ if name.startswith("SM")]
-    found = []
-    for name in names:
-        match = TARGET.fullmatch(name)
-        if match is None or f"SM{match[1]}{match[2]}" not in known:
-            raise StreamparityError(
-                f"{module.name} {module.version} does not build for {name}",
-                f"it knows {', '.join(known).lower()} and {CURRENT}",
-            )
-        found.append((int(match[1]), int(match[2])))
-    return found

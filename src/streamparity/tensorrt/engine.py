@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from ..contract.profiles import Profile, Shape
+from ..contract.profiles import Profile
 from ..errors import StreamparityError, first_line
 from ..runners.onnx_graph import GraphPort
 from ..tensors import DECODER_INPUTS
 from .device import Device, out_of_memory
+from .execution import TrtExecution, is_about_memory
 from .metadata import EngineMetadata
 from .module import Log, TrtModule, new_log
 from .network import extents
-from .session import Buffer
 
 
 class Engine:
@@ -40,7 +37,7 @@ class Engine:
         self.engine = self._runtime.deserialize_cuda_engine(data)
         if self.engine is None:
             reason = self.log.last_error("no reason given")
-            if _is_about_memory(reason):
+            if is_about_memory(reason):
                 raise out_of_memory(len(data), None)
             raise StreamparityError(
                 f"{module.name} {module.version} cannot open {path.name} on this GPU "
@@ -137,151 +134,11 @@ class Engine:
             raise self._no_context(first_line(error)) from None
         if context is None:
             raise self._no_context(self.log.last_error("no reason given"))
-        return TrtExecution(self, context, self._device, cache)
+        return TrtExecution(self.module, self.log, context, self._device, int(self.engine.device_memory_size_v2), cache)
 
     def _no_context(self, reason: str) -> StreamparityError:
-        if _is_about_memory(reason):
+        if is_about_memory(reason):
             return out_of_memory(int(self.engine.device_memory_size_v2), None)
         return StreamparityError(
             f"{self.module.name} cannot make an execution context: {reason}", "build the engine again for this GPU"
         )
-
-
-def _is_about_memory(reason: str) -> bool:
-    return "out of memory" in reason.lower() or "outofmemory" in reason.lower()
-
-
-class TrtExecution:
-    """See :class:`.session.Execution`.
-
-    Attributes:
-        looked_at: tensors that survived fusion, by the runtime's name, as of the last step; filled after
-            :meth:`look`.
-    """
-
-    def __init__(self, engine: Engine, context: Any, device: Device, cache: Any) -> None:
-        self._engine, self._context, self._device, self._cache = engine, context, device, cache
-        self._allocators: dict[str, Any] = {}
-        self._failures: list[StreamparityError] = []
-        self._listener: Any = None
-        self.looked_at: dict[str, Any] = {}
-        self._allocator_class = _allocator_class(engine.module.trt, self._failures.append)
-
-    def use_profile(self, place: int) -> None:
-        """Take this profile from now on."""
-        if not self._context.set_optimization_profile_async(place, self._device.stream):
-            raise self._refused(f"take profile {place}")
-        self._device.synchronise()
-
-    def bind_input(self, name: str, address: int, shape: Shape) -> None:
-        """Where an input lies, and its shape."""
-        if not (self._context.set_input_shape(name, shape) and self._context.set_tensor_address(name, address)):
-            raise self._refused(f"take {name} of shape {list(shape)}")
-
-    def bind_output(self, name: str, buffer: Buffer) -> None:
-        """Where an output goes, which an allocator of its own sees to."""
-        if name not in self._allocators:
-            self._allocators[name] = self._allocator_class()
-            self._context.set_output_allocator(name, self._allocators[name])
-        self._allocators[name].buffer = buffer
-        self._context.set_tensor_address(name, buffer.address)
-
-    def most_bytes(self, name: str) -> int:
-        """The runtime's upper bound, 0 where it has none."""
-        return max(int(self._context.get_max_output_size(name)), 0)
-
-    def enqueue(self) -> None:
-        """Queue the step."""
-        done = self._context.execute_async_v3(self._device.stream)
-        if self._failures:
-            raise self._failures.pop()
-        if not done:
-            raise self._refused("run the step")
-
-    def capturable(self) -> bool:
-        """Whether the runtime says so, where it can."""
-        ask = getattr(self._context, "is_stream_capturable", None)
-        return True if ask is None else bool(ask(self._device.stream))
-
-    def look(self) -> None:
-        """From now on, copy out every tensor that survived fusion and was built to be looked at."""
-        self._listener = _listener(self._engine.module, self._device, self.looked_at)
-        self._context.set_debug_listener(self._listener)
-        self._context.unfused_tensors_debug_state = True
-
-    def save_runtime_cache(self, path: Path) -> None:
-        """Write the kernels compiled so far."""
-        from ..dump.atomic import write_bytes
-
-        write_bytes(path, bytes(self._cache.serialize()))
-
-    def _refused(self, what: str) -> StreamparityError:
-        reason = self._engine.log.last_error("no reason given")
-        if _is_about_memory(reason):
-            return out_of_memory(int(self._engine.engine.device_memory_size_v2), None)
-        return StreamparityError(f"{self._engine.module.name} refuses to {what}: {reason}", "build the engine again")
-
-
-def _allocator_class(trt: Any, failed: Callable[[StreamparityError], None]) -> Any:
-    """What an output is allocated by, which hands out its buffer."""
-
-    class Allocator(trt.IOutputAllocator):  # type: ignore[misc]  # the base is only known at run time
-        def __init__(self) -> None:
-            trt.IOutputAllocator.__init__(self)
-            self.buffer: Buffer | None = None
-
-        def reallocate_output(self, tensor_name: str, memory: Any, size: int, alignment: int) -> int:
-            assert self.buffer is not None
-            try:
-                return self.buffer.reserve(size)
-            except StreamparityError as error:  # an exception does not pass through the library
-                failed(error)
-                return 0
-
-        def reallocate_output_async(self, tensor_name: str, memory: Any, size: int, alignment: int, stream: int) -> int:
-            return self.reallocate_output(tensor_name, memory, size, alignment)
-
-        def notify_shape(self, tensor_name: str, shape: Any) -> None:
-            assert self.buffer is not None
-            self.buffer.shape = tuple(int(extent) for extent in shape)
-
-    return Allocator
-
-
-def _listener(module: TrtModule, device: Device, seen: dict[str, Any]) -> Any:
-    from ..dtypes import parse_dtype
-
-    trt = module.trt
-
-    class Listener(trt.IDebugListener):  # type: ignore[misc, name-defined]  # the base is only known at run time
-        def __init__(self) -> None:
-            trt.IDebugListener.__init__(self)
-            self._rooms: dict[str, Any] = {}
-
-        def process_debug_tensor(self, addr: Any, location: Any, type: Any, shape: Any, name: str, stream: int) -> bool:
-            dtype = parse_dtype(module.dtype(type))
-            extent = tuple(int(each) for each in shape)
-            nbytes = dtype.itemsize
-            for each in extent:
-                nbytes *= each
-            if location != trt.TensorLocation.DEVICE or not nbytes:
-                return True
-            if name not in self._rooms or self._rooms[name].nbytes < nbytes:
-                self._rooms[name] = device.pinned(nbytes)
-            # What is there is only there during this call: the copy is queued behind what computes it.
-            device.copy_out(self._rooms[name][:nbytes], _pointer(addr))
-            device.synchronise()
-            seen[name] = self._rooms[name][:nbytes].view(dtype).reshape(extent).copy()
-            return True
-
-    return Listener()
-
-
-def _pointer(address: Any) -> int:
-    """An address that the bindings hand over as a number or, in some versions, in a capsule."""
-    try:
-        return int(address)
-    except TypeError:
-        get = ctypes.pythonapi.PyCapsule_GetPointer
-        get.argtypes, get.restype = [ctypes.py_object, ctypes.c_char_p], ctypes.c_void_p
-        return int(get(address, None) or 0)

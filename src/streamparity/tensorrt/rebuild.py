@@ -12,8 +12,9 @@ from ..provenance import file_sha256
 from ..runners.onnx_graph import OnnxGraph
 from ..runners.ort import decoder_beside
 from ..tensors import ENCODER_INPUTS, canonical_names
-from .builder import BuildOptions, build
+from .builder import build
 from .metadata import EngineMetadata, read_metadata, sidecar
+from .options import BuildOptions
 from .pins import node_path
 from .precision import LOWERED, lower
 
