@@ -100,9 +100,9 @@ def _of_the_stream(path: Path, known: EngineMetadata) -> list[dict[str, Any]]:
         findings = [_finding("profile", "error", line, {}, REBUILD) for line in lines]
     if contract_path.is_file():
         contract = Contract.read(contract_path)
-        if known.source.get("file") in contract.graphs:
+        if known.source.get("file") in contract.graphs or (known.source and not contract.graphs):
             said = {finding["message"] for finding in findings}
-            lines = [line for line in disagreements(contract, known) if line not in said]
+            lines = [line for line in disagreements(contract, path, known) if line not in said]
             findings += [
                 _finding("contract", "error", line, {"contract": str(contract_path)}, REBUILD) for line in lines
             ]

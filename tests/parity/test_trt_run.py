@@ -123,10 +123,14 @@ def changed(engine):
         (
             lambda e: rewritten(e, model__sha256="0" * 64),
             StreamparityError,
-            "contract beside it disagree: .* another model",
+            "contract beside it disagree: model/sha256 is 0000",
         ),
         (lambda e: rewritten(e, profiles=[]), StreamparityError, "no profile takes a whole chunk of 25"),
-        (lambda e: rewritten(e, streaming__valid_out_len=7), StreamparityError, "valid_out_len is 7 in the engine"),
+        (
+            lambda e: rewritten(e, streaming__valid_out_len=7),
+            StreamparityError,
+            "valid_out_len is 7, the contract says 2",
+        ),
         (lambda e: rewritten(e, schema="streamparity.engine/9"), StreamparityError, "does not describe an engine"),
         (lambda e: sidecar(e).write_text("{"), StreamparityError, "does not describe an engine"),
     ],

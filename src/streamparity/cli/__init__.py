@@ -22,6 +22,7 @@ COMMANDS = {
     "dump": "dump",
     "run": "run",
     "compare": "compare",
+    "contract": "contract",
     "report": "report",
 }
 

@@ -49,12 +49,13 @@ def changes(now: Caches, before: Caches | None, initial: Caches, produced: int, 
         before: those that should have been fed a chunk earlier.
         initial: those of an empty stream.
         produced: encoder frames that the last chunk added.
-        layers: layers to pair with every other one.
+        layers: layers to look at by themselves, and to pair with every other one.
     """
     yield from _forgotten(now, before, initial)
     yield from _lengths(now, produced)
     yield from _misaligned(now)
     yield from _layers(now, layers)
+    yield from _one_layer(now, before, layers)
     yield from _layouts(now)
 
 
@@ -82,6 +83,29 @@ def _forgotten(now: Caches, before: Caches | None, initial: Caches) -> Iterator[
         yield Change(
             "cache-length-wrong", LENGTH, f"feeds {LENGTH} of the chunk before", _with(now, **{LENGTH: before[LENGTH]})
         )
+
+
+def _one_layer(now: Caches, before: Caches | None, layers: list[int]) -> Iterator[Change]:
+    """One layer's part of a cache that is forgotten, or is another layer's."""
+    for port, forgotten in ((CHANNEL, "cache-not-propagated"), (TIME, "time-cache-dropped")):
+        for layer in layers:
+            for other in range(now[port].shape[LAYERS]):
+                if other != layer:
+                    text = f"hands layer {layer} the {port} of layer {other}"
+                    taken = _put(now[port], layer, now[port][:, other])
+                    yield Change("cache-layers-swapped", port, text, _with(now, **{port: taken}))
+            empty = _put(now[port], layer, np.zeros_like(now[port][:, layer]))
+            yield Change(forgotten, port, f"hands layer {layer} an empty {port}", _with(now, **{port: empty}))
+            if before is not None:
+                stale = _put(now[port], layer, before[port][:, layer])
+                text = f"hands layer {layer} the {port} of the chunk before"
+                yield Change("cache-not-propagated", port, text, _with(now, **{port: stale}))
+
+
+def _put(cache: Array, layer: int, part: Array) -> Array:
+    changed: Array = cache.copy()
+    changed[:, layer] = part
+    return changed
 
 
 def _lengths(now: Caches, produced: int) -> Iterator[Change]:
@@ -195,3 +219,6 @@ def _layouts(now: Caches) -> Iterator[Change]:
     for rounding in (float16, bfloat16, int8):
         rounded = {port: rounding(now[port]) for port in SLOTS}
         yield Change("reduced-precision", CHANNEL, f"keeps its caches in {rounding.__name__}", _with(now, **rounded))
+        for port, values in rounded.items():
+            text = f"keeps {port} in {rounding.__name__}"
+            yield Change("reduced-precision", port, text, _with(now, **{port: values}))

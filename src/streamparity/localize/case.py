@@ -14,7 +14,8 @@ from ..comparison import TolerancePolicy
 from ..dump import DumpReader
 from ..dump.anatomy import Anatomy
 from ..runners import Runner
-from ..runners.onnx_graph import OnnxGraph, module_path
+from ..runners.onnx_graph import OnnxGraph
+from ..runners.ort import OrtRunner, OrtTransducer
 from ..tensors import Array, TensorSpec
 from .cache_changes import CHANNEL, TIME
 from .decoder_replay import replay
@@ -22,14 +23,18 @@ from .errors import PieceError, errors
 from .inputs import Script
 from .observation import Observation
 from .pieces import Pieces
+from .repairs import Cure, cures
 from .sensitivity import Sensitivity
 from .simulation import Explanation, Simulation
 from .structure import KINDS, Layers, OddNode, odd_epsilons
 from .subject import Errors, Subject
+from .trial import DecoderTrial, PieceTrial, Trial
 from .weights import WeightDifference, differences
 
 LAYER = re.compile(r"encoder\.layers\.(\d+)\b")
 ENTRANCE = re.compile(r"encoder\.layers\.\d+\.(self_attn|conv)\b")
+QUANTISING = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
+QUANTISING |= {"MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv"}
 # Where more of the pieces than this fail by themselves, it is not one of them that is at fault.
 SYSTEMIC = 0.5
 
@@ -155,18 +160,42 @@ class Case:
         return self._suspicion[0]
 
     @cached_property
-    def foreign(self) -> list[Any]:
-        """Suspect nodes whose names lie in no module of the reference: somebody put them there."""
-        if self.anatomy is None:
+    def trial(self) -> Trial | None:
+        """The piece that makes the error, or predictor and joint, for edits to be tried on."""
+        spec = next((spec for spec in self.specs if spec.label == self.introduced), None)
+        if spec is None or not isinstance(self.runner, OrtRunner):
+            return None
+        if spec.label in self.replayed:
+            decoder = self.runner.transducer
+            if not isinstance(decoder, OrtTransducer):
+                return None
+            return DecoderTrial(decoder, self.reference, spec, self.chunk, self.policy)
+        if self.pieces is None:
+            return None
+        return PieceTrial(self.runner, self.script, self.subject.taps, spec, self.chunk, self.policy)
+
+    @cached_property
+    def cures(self) -> list[Cure]:
+        """Single changes of the graph that mend the piece that makes the error."""
+        explained = self.wrong_weight is not None or any(odd.what == "epsilon" for odd in self.odd_nodes)
+        if explained or self.quantised or self.trial is None:
             return []
-        known = {"encoder", *(spec.label for spec in self.specs)}
-        for name in self.anatomy.parameters:
-            known |= {name.rsplit(".", depth)[0] for depth in range(1, name.count(".") + 1)}
-        return [
-            node
-            for node in self.suspects
-            if node.op_type != "Constant" and module_path(node.name) and not _is_known(scope_of(node), known)
-        ]
+        nodes = self.suspects or self.trial.proto.graph.node
+        made = {name for node in nodes for name in node.output}
+        return cures(self.trial, made, self.anatomy, self._scopes)
+
+    @property
+    def _scopes(self) -> tuple[str, ...]:
+        """Module paths whose parameters might belong into the piece that makes the error."""
+        if self.introduced in self.replayed:
+            return ("decoder.", "joint.")
+        return ("encoder.",) if self.layer is None else (f"encoder.layers.{self.layer}.",)
+
+    @property
+    def quantised(self) -> bool:
+        """Whether the whole model holds its numbers in a smaller format: then no one change mends it."""
+        rounded = any(weight.rounding for weight in self.weight_differences)
+        return self.systemic and (rounded or any(node.op_type in QUANTISING for node in self.suspects))
 
     @property
     def together(self) -> list[str]:
@@ -177,6 +206,16 @@ class Case:
     def weight_differences(self) -> list[WeightDifference]:
         """Weights that are not the reference's."""
         return [] if self.anatomy is None else list(differences(self.runner.weights(), self.anatomy))
+
+    @cached_property
+    def wrong_weight(self) -> WeightDifference | None:
+        """A weight that is not the reference's and can have made the error."""
+        suspects, label = {node.name for node in self.suspects}, self.introduced or ""
+        for weight in self.weight_differences:
+            module = weight.parameter.rpartition(".")[0]
+            if weight.node in suspects or module == label or module.startswith(f"{label}."):
+                return weight
+        return None
 
     @cached_property
     def odd_nodes(self) -> list[OddNode]:
@@ -229,20 +268,22 @@ class Case:
         chunk = max(int(self.comparison["chunks"]["compared"]) - 1, 0) // 2
         right = self.script.inputs(chunk)
         noise = np.random.default_rng(0)
-        both: dict[str, Array] = {}
-        for name, array in right.tensors.items():
-            other = array
-            if array.dtype.kind == "f":
-                other = np.asarray(noise.standard_normal(array.shape), array.dtype)
-            both[name] = np.concatenate([array, other])
-        alone, done = self.subject.whole(right), self.subject.whole(right.having(**both))
-        if alone is None or done is None:
-            return None
+        other = {
+            name: np.asarray(noise.standard_normal(array.shape), array.dtype) if array.dtype.kind == "f" else array
+            for name, array in right.tensors.items()
+        }
+        alone = self.subject.whole(right)
         ports = [spec for spec in self.subject.specs if spec.is_port]
-        first = {spec.name: done[spec.name][:1] for spec in ports if spec.name in done}
-        found = errors(ports, alone, first, self.policy)
-        label = max(found, key=lambda name: found[name].ratio)
-        return label, found[label]
+        found: list[tuple[str, PieceError]] = []
+        for place in (0, 1):  # the first stream of a batch may be the one that all take from
+            pair = (right.tensors, other) if place == 0 else (other, right.tensors)
+            both = {name: np.concatenate([part[name] for part in pair]) for name in right.tensors}
+            done = self.subject.whole(right.having(**both))
+            if alone is None or done is None:
+                return None
+            mine = {spec.name: done[spec.name][place : place + 1] for spec in ports if spec.name in done}
+            found += errors(ports, alone, mine, self.policy).items()
+        return max(found, key=lambda one: one[1].ratio)
 
     @cached_property
     def _simulation(self) -> Simulation | None:
@@ -262,81 +303,3 @@ class Case:
             return []
         found = LAYER.match(str(self.divergence["tensor"]))
         return self._simulation.explanations([int(found[1])] if found else [0])
-
-    @cached_property
-    def module(self) -> str | None:
-        """The smallest module that evidence puts the introduced error in."""
-        label = self.introduced
-        if label is None:
-            return None
-        named = self._named_by_evidence(label)
-        if named is not None:
-            return named[0]
-        shared = _common(self.together)
-        # A whole layer says less than the part of it that fails first.
-        return label if shared == f"encoder.layers.{self.layer}" else shared
-
-    @cached_property
-    def node(self) -> str | None:
-        """The node of the graph that makes the error, where evidence leaves one."""
-        label = self.introduced
-        named = None if label is None else self._named_by_evidence(label)
-        if named is not None:
-            return named[1]
-        computing = [node.name for node in self.suspects if node.op_type != "Constant"]
-        return computing[0] if len(computing) == 1 else None
-
-    def _scope_in_front(self, node: Any) -> str | None:
-        """The layer's module whose output a foreign node takes."""
-        if self.graph is None:
-            return None
-        producers = {name: other for other in self.graph.proto.graph.node for name in other.output}
-        waiting, strange = list(node.input), {id(other) for other in self.foreign}
-        while waiting:
-            producer = producers.get(waiting.pop(0))
-            if producer is None or producer.op_type == "Constant":
-                continue
-            if id(producer) in strange:
-                waiting += producer.input
-            elif scope_of(producer).startswith("encoder.layers."):
-                return scope_of(producer)
-        return None
-
-    def _named_by_evidence(self, label: str) -> tuple[str, str] | None:
-        """Module and node of a weight or node that is wrong and can have made the error."""
-        if self.systemic:
-            return None
-        suspects = {node.name for node in self.suspects}
-        for weight in self.weight_differences:
-            module = weight.parameter.rpartition(".")[0]
-            if weight.node in suspects or module == label or module.startswith(f"{label}."):
-                return module, weight.node
-        for node in self.foreign:
-            scope = self._scope_in_front(node)
-            if scope is not None and self.layer is not None:
-                return scope, node.name
-        for odd in self.odd_nodes:
-            if odd.module.startswith("encoder.layers.") and odd.node:
-                return odd.module, odd.node
-        return None
-
-
-def _is_known(scope: str, known: set[str]) -> bool:
-    """Whether a module path, or the module that an operator of no module of its own stands in, is the reference's."""
-    return scope in known or scope.rpartition(".")[0] in known - {"encoder"}
-
-
-def _common(labels: Sequence[str]) -> str:
-    """The deepest module that holds all of them."""
-    parts = [label.split(".") for label in labels]
-    shared = []
-    for names in zip(*parts, strict=False):
-        if len(set(names)) > 1:
-            break
-        shared.append(names[0])
-    return ".".join(shared)
-
-
-def scope_of(node: Any) -> str:
-    """NeMo's module path of a node."""
-    return f"encoder.{module_path(node.name)}"

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from .case import Case
+from .place import place
 
 MOST_NODES = 12
 
@@ -30,15 +31,16 @@ def localization(case: Case) -> dict[str, Any] | None:
             "node": None,
             "nodes": [],
         }
+    found = place(case)
     return {
         "chunk": case.chunk,
-        "module": case.module,
+        "module": None if found is None else found.module,
         "kind": "introduced",
         "isolated_max_abs": _figure(case, label),
         "accumulated_max_abs": _accumulated(case, label),
         "inherited_from": None,
         "tensor": label,
-        "node": case.node,
+        "node": None if found is None else found.node,
         "nodes": [node.name for node in case.suspects if node.op_type != "Constant"][:MOST_NODES],
     }
 

@@ -90,7 +90,7 @@ class Sensitivity:
         """For each layer, the layers of a cache that have an effect where that cache enters it."""
         chunk = self.half_filled
         base = self._run(chunk, {})
-        if base is None:
+        if base is None or not _finite(base):
             return {}
         cache = self._subject.script.inputs(chunk).caches[port]
         users = self._users(port, base)
@@ -107,7 +107,7 @@ class Sensitivity:
         base = self._run(chunk, {})
         caches = self._subject.script.inputs(chunk).caches
         users = {} if base is None else self._users(port, base)
-        if base is None or layer not in users:
+        if base is None or layer not in users or not _finite(base):
             return None
         cache, axis = caches[port], SLOTS[port]
         count, extent = int(caches[LENGTH].reshape(-1)[0]), cache.shape[axis]
@@ -126,7 +126,14 @@ class Sensitivity:
         base = self._run(chunk, {})
         users = {} if base is None else self._users(CHANNEL, base)
         given = expected.get(f"tap/{label}")
-        if base is None or layer not in users or given is None or label not in self._at or given.ndim != 3:
+        if (
+            base is None
+            or not _finite(base)
+            or layer not in users
+            or given is None
+            or label not in self._at
+            or given.ndim != 3
+        ):
             return None
         before = base[users[layer]]
         if before.ndim != 3 or before.shape[1] > given.shape[1]:
@@ -174,6 +181,11 @@ class Sensitivity:
         size = float(np.sqrt(np.mean(np.square(cache, dtype=np.float64)))) or 1.0
         disturbed[where] += self._noise.normal(0, 3 * size, disturbed[where].shape).astype(cache.dtype)
         return disturbed
+
+
+def _finite(tensors: Mapping[str, Array]) -> bool:
+    """Whether what a disturbance does can be seen at all."""
+    return all(np.isfinite(array).all() for array in tensors.values() if array.dtype.kind == "f")
 
 
 def _effect(before: Array, after: Array) -> float:

@@ -80,8 +80,8 @@ def _check_agreement(path: Path, metadata: EngineMetadata, streaming: StreamingC
     contract_path, notes, problems = path.parent / CONTRACT, [], []
     if contract_path.is_file():
         contract = Contract.read(contract_path)
-        if metadata.source.get("file") in contract.graphs:
-            problems = disagreements(contract, metadata)
+        if metadata.source.get("file") in contract.graphs or not contract.graphs:
+            problems = disagreements(contract, path, metadata)
         else:
             notes.append(
                 f"{contract_path} does not speak of {metadata.source.get('file')}, which the engine was built from"

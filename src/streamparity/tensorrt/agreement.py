@@ -3,36 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
-from ..contract import Contract, check_against
+from ..contract import Contract
 from ..contract.profiles import Profile
+from ..contract.targets import check
 from ..runners.onnx_graph import missing_ports
 from ..schedule import StreamingConfig
 from ..tensors import DECODER_INPUTS, DECODER_OUTPUTS, ENCODER_INPUTS, ENCODER_OUTPUTS, canonical_names
 from .metadata import EngineMetadata
 
 
-def disagreements(contract: Contract, metadata: EngineMetadata) -> list[str]:
+def disagreements(contract: Contract, engine: Path, metadata: EngineMetadata) -> list[str]:
     """Every disagreement of an engine with a contract, one line each.
 
     Args:
         contract: the contract beside the engine.
-        metadata: what is known of the engine.
+        engine: the engine, what is known of it beside it.
+        metadata: the same, read.
     """
-    source = str(metadata.source.get("file"))
-    problems = check_against(contract, source, metadata.ports)
-    promised = contract.graphs.get(source)
-    if promised is not None and metadata.source.get("sha256") not in (None, promised["sha256"]):
-        problems.append(
-            f"the engine was built from another {source} than the contract describes (its SHA-256 is another)"
-        )
-    if metadata.model is not None and metadata.model.get("sha256") != contract.model["sha256"]:
-        problems.append(
-            f"the engine is of another model ({metadata.model.get('id')}) than the contract's ({contract.model['id']})"
-        )
+    problems = [each.sentence for each in check(contract, engine).ledger.disagreements]
     if metadata.role == "encoder":
-        if metadata.streaming is not None:
-            problems += streaming_problems(metadata.streaming, contract.streaming, "the contract")
         problems += profile_problems(contract.streaming, metadata.profiles, [port.name for port in metadata.inputs])
     return problems
 

@@ -112,7 +112,7 @@ def _engine(
         taps=taps,
         debug=debug,
         source=_source(subject.graph.path),
-        model={"id": str(contract.model.get("id")), "sha256": contract.model["sha256"]},
+        model={"id": contract.model.id, "sha256": contract.model.sha256},
         contract_sha256=file_sha256(subject.contract_path),
         streaming=contract.streaming if subject.role == "encoder" else None,
         warnings=tuple(_worth_saying(log.warnings)),

@@ -62,7 +62,7 @@ class EngineMetadata:
     taps: Mapping[str, str]
     debug: Mapping[str, str]
     source: Mapping[str, str | None]
-    model: Mapping[str, str] | None
+    model: Mapping[str, str | None] | None
     contract_sha256: str | None
     streaming: StreamingConfig | None
     warnings: tuple[str, ...]

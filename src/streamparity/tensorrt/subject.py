@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..contract import CONTRACT, Contract, check_against
+from ..contract.derive import cache_shapes
 from ..contract.profiles import Profile, decoder_profiles_of, profiles_of
 from ..dump import DumpReader
 from ..errors import Stateless, StreamparityError, first_of
@@ -61,9 +62,23 @@ class Subject:
             inputs,
             options.schedule,
             options.batch,
-            time_slots=time_slots(self.graph.proto, self.graph.path.parent),
+            time_slots=self._time_slots(),
             tail=options.tail,
         )
+
+    def _time_slots(self) -> int | None:
+        """Frames that ``cache_last_time`` holds, as the graph and the contract, where they know it, both say."""
+        found = time_slots(self.graph.proto, self.graph.path.parent)
+        if self.contract.encoder is None:
+            return found
+        promised = cache_shapes(self.contract.encoder, self.contract.streaming)[1][-1]
+        if found not in (None, promised):
+            raise StreamparityError(
+                f"the convolutions of {self.graph.path.name} need a cache_last_time of {found} frames, the contract "
+                f"says {promised}",
+                "export the model again, or name the contract that belongs to it with --contract",
+            )
+        return promised
 
     def in_precision(self, options: BuildOptions) -> tuple[Any, int]:
         """The graph as it is to be built, and how many layers were pinned."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 from ..case import Case
 from ..finding import Finding
-from . import attention, caches, decisions, drift, driver, features, numbers, structure, weights
+from . import attention, caches, decisions, drift, driver, features, mending, numbers, structure, weights
 
 Rule = Callable[[Case], Iterator[Finding]]
 
@@ -16,7 +16,6 @@ RULES: tuple[Rule, ...] = (
     weights.batch_norm_in_training,
     numbers.not_finite,
     numbers.saturated,
-    numbers.clipping,
     numbers.reduced_precision,
     caches.lengths,
     caches.returned_caches,
@@ -27,6 +26,7 @@ RULES: tuple[Rule, ...] = (
     attention.frames_per_chunk,
     features.inside_the_model,
     features.layout,
+    mending.mended,
     structure.graph_differs,
     decisions.near_tie,
     decisions.degenerate,

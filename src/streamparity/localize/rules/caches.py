@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from ...tensors import RETURNED
+from ...tensors import RETURNED, Array
 from ..cache_changes import CHANNEL, LENGTH, SLOTS, TIME, Change, changes
 from ..case import ENTRANCE, Case
 from ..finding import Finding
@@ -18,6 +18,11 @@ CACHE_OUTPUTS = {"cache_last_channel_next": CHANNEL, "cache_last_time_next": TIM
 LENGTH_OUTPUT = "cache_last_channel_next_len"
 # An error that is this much smaller once an input is changed was made by that input's form.
 CURED = 0.02
+SAME = 1e-4  # relative to the largest value of a cache
+FIX_OF_CACHE = {
+    "wrong-attention-context": "keep as many frames as cache_last_channel has slots",
+    "graph-differs": "keep the input of attention, after its norm, and the input of the depthwise convolution",
+}
 
 
 def lengths(case: Case) -> Iterator[Finding]:
@@ -66,13 +71,37 @@ def returned_caches(case: Case) -> Iterator[Finding]:
     found = relation(pieces[name], expected, fed, layer_axis=1)
     code, sure = _code_of(found, port)
     text = found.text if found is not None else "part of it holds other values"
+    blank, old = _slots(pieces[name], expected, SLOTS[port])
+    if found is None and blank:
+        code, sure, text = "wrong-attention-context", 0.85, f"its oldest {blank} slots are blank, the others right"
+    elif found is None and old:
+        code, sure = "graph-differs", 0.85
+        text = f"its older slots are right, its {old} newest hold something else than the reference keeps there"
     yield Finding(
         code,
         sure,
         f"{label} is wrong as it is returned: {text}",
-        FIXES.get(code, FIXES["cache-misaligned"]),
+        FIX_OF_CACHE.get(code) or FIXES.get(code, FIXES["cache-misaligned"]),
         {"port": label, "relation": None if found is None else found.kind, "chunk": chunk},
     )
+
+
+def _slots(actual: Array, expected: Array, axis: int) -> tuple[int, int]:
+    """How many of the oldest slots are blank while the others are right, and of the newest wrong while they are."""
+    if actual.shape != expected.shape or not np.isfinite(actual).all():
+        return 0, 0
+    others = tuple(other for other in range(expected.ndim) if other != axis)
+    size = float(np.abs(expected).max()) or 1.0
+    wrong = np.abs(actual.astype(np.float64) - expected).max(axis=others) > SAME * size
+    count = int(wrong.sum())
+    if not 0 < count < wrong.size:
+        return 0, 0
+    first = int(np.argmax(wrong))
+    if wrong[-count:].all():
+        return 0, count
+    held = np.take(actual, range(first, first + count), axis)
+    before = np.take(expected, range(first), axis)
+    return (count if wrong[first : first + count].all() and not held.any() and not before.any() else 0), 0
 
 
 def _telling_chunk(case: Case, name: str) -> int:

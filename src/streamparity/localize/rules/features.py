@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
-from ..case import Case, scope_of
+from ..case import Case
 from ..feature_changes import feature_changes
 from ..finding import Finding
 from ..relations import relation
@@ -41,31 +40,6 @@ def _features(case: Case, label: str) -> Iterator[Finding]:
                 {"error_before": before, "error_after": after.max_abs},
             )
             return
-    for node in case.foreign:
-        if case.graph is not None and _reads_features(case.graph.proto, node):
-            yield Finding(
-                "features-differ",
-                0.85,
-                f"{node.name} ({node.op_type}) changes the features before the first module sees them",
-                "leave feature processing to the preprocessor, or take it out of the graph",
-                {"node": node.name},
-            )
-            return
-
-
-def _reads_features(proto: Any, node: Any) -> bool:
-    """Whether nothing but other operators of no module lie between the features and a node."""
-    producers = {name: other for other in proto.graph.node for name in other.output}
-    inputs = {value.name for value in proto.graph.input}
-    waiting = list(node.input)
-    while waiting:
-        name = waiting.pop()
-        if name in inputs and "signal" in name:
-            return True
-        producer = producers.get(name)
-        if producer is not None and not scope_of(producer).startswith(PRE_ENCODE):
-            waiting += producer.input
-    return False
 
 
 def _dropped(case: Case, label: str) -> Iterator[Finding]:

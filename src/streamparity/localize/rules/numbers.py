@@ -8,13 +8,12 @@ import numpy as np
 
 from ...comparison.noise import UNIT_ROUNDOFF
 from ...tensors import Array, TensorSpec
-from ..case import Case
+from ..case import QUANTISING, Case
 from ..finding import Finding
 from ..relations import mantissa_bits
 
 FLOAT16_MAX = 65504.0
 ONNX_LOW = {10: "float16", 16: "bfloat16"}
-QUANTISING = ("QuantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv")
 
 
 def _spec(case: Case, label: str | None) -> TensorSpec | None:
@@ -121,20 +120,6 @@ def _formats(case: Case) -> list[str]:
     return sorted(found)
 
 
-def clipping(case: Case) -> Iterator[Finding]:
-    """A clip that no exporter puts there, among the nodes that can have made the error."""
-    for node in case.foreign:
-        if node.op_type in ("Clip", "Min", "Max"):
-            yield Finding(
-                "overflow",
-                0.9,
-                f"what {case.module} hands on is cut off by {node.name}, a {node.op_type} that belongs to no module",
-                "take it out, or use a format that reaches further",
-                {"node": node.name, "tensor": case.introduced},
-            )
-            return
-
-
 def _by_figures(case: Case, label: str) -> Iterator[Finding]:
     both = _tensors(case, label)
     if both is None or both[0].shape != both[1].shape or both[1].dtype.kind != "f":
@@ -157,14 +142,12 @@ def _by_figures(case: Case, label: str) -> Iterator[Finding]:
     elif levels <= 256 < both[1].size:
         text = f"{label} takes {levels} values only: int8"
         yield Finding("reduced-precision", 0.95, text, fix, {**evidence, "format": "int8"})
-    elif relative < 0.05 and relative > 2.0**-16 and _looks_like_noise(actual - expected, expected):
+    elif case.systemic and 2.0**-16 < relative < 0.05 and _looks_like_noise(actual - expected, expected):
         name = min(
             ("tf32", "bfloat16", "int8"), key=lambda kind: abs(np.log2(relative) - np.log2(UNIT_ROUNDOFF[kind] / 2))
         )
-        sure = 0.8 if case.systemic else 0.5
-        where = "every piece" if case.systemic else label
-        text = f"the error of {where} is noise of the size that {name} makes, relative to its values {relative:.1e}"
-        yield Finding("reduced-precision", sure, text, fix, {**evidence, "format": name})
+        text = f"the error of every piece is noise of the size that {name} makes, relative to its values {relative:.1e}"
+        yield Finding("reduced-precision", 0.8, text, fix, {**evidence, "format": name})
 
 
 def _beyond_float16(values: Array) -> bool:

@@ -17,7 +17,3 @@ def graph_differs(case: Case) -> Iterator[Finding]:
             evidence = {"node": found.node, "module": found.module, "what": found.what}
             yield Finding("graph-differs", 0.8, f"{found.node} ({found.op}): {found.text}", FIX, evidence)
             return
-    for node in case.foreign:
-        message = f"{node.name} ({node.op_type}) belongs to no module of the reference and can have made the error"
-        yield Finding("graph-differs", 0.6, message, FIX, {"node": node.name, "what": "foreign"})
-        return

@@ -14,7 +14,7 @@ MOST = 0.5
 
 def weights_differ(case: Case) -> Iterator[Finding]:
     """A parameter that is not the reference's: which, and how."""
-    found = [weight for weight in case.weight_differences if not weight.rounding]
+    found = [w for w in case.weight_differences if not w.rounding and not _cleared(case, w.parameter)]
     if not found or case.divergence is None:
         return
     suspects = {node.name for node in case.suspects}
@@ -42,14 +42,22 @@ def weights_differ(case: Case) -> Iterator[Finding]:
     )
 
 
+def _cleared(case: Case, parameter: str) -> bool:
+    """Whether the piece that a parameter belongs to is right by itself."""
+    errors = {**case.isolated, **case.replayed} if case.pieces is not None else case.replayed
+    held = [label for label in errors if parameter.startswith(f"{label}.")]
+    piece = max(held, key=len, default=None)
+    return piece is not None and errors[piece].ratio <= 1
+
+
 def weights_unknown(case: Case) -> Iterator[Finding]:
     """Where the dump does not say what the weights should be, they remain when nothing else is odd."""
-    if case.anatomy is not None or case.introduced is None or case.systemic or case.odd_nodes:
+    if case.anatomy is not None or case.introduced is None or case.systemic or case.odd_nodes or case.cures:
         return
     yield Finding(
         "weights-differ",
         0.4,
-        f"{case.module} is wrong by itself and built like every other: its weights are the likeliest cause",
+        f"{case.introduced} is wrong by itself and built like every other: its weights are the likeliest cause",
         "dump again with this version: the dump then holds what it takes to tell which weight",
         {"tensor": case.introduced},
     )
