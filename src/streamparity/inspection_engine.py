@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .contract import CONTRACT, Contract
+from .contract.profiles import Profile
 from .errors import BackendMissing, StreamparityError
 from .runners.onnx_graph import STATELESS_HINT
 from .tensorrt.agreement import disagreements, profile_problems, stateless_ports
@@ -134,7 +135,7 @@ def _summary(known: EngineMetadata) -> dict[str, Any]:
         "precision": known.precision,
         "tf32": known.tf32,
         "fp32_pins": list(known.fp32_pins),
-        "profiles": [profile.to_json() for profile in known.profiles],
+        "profiles": {profile.name: _shapes(profile) for profile in known.profiles},
         "taps": sorted(known.taps),
         "source": known.source.get("file"),
         "source_sha256": known.source.get("sha256"),
@@ -142,6 +143,16 @@ def _summary(known: EngineMetadata) -> dict[str, Any]:
         "model_sha256": None if known.model is None else known.model.get("sha256"),
         "att_context_size": None if known.streaming is None else list(known.streaming.att_context_size),
     }
+
+
+def _shapes(profile: Profile) -> str:
+    """Every input of more than one axis with its least and greatest shape, once where they are one."""
+
+    def written(port: str) -> str:
+        least, most = ("x".join(map(str, profile.shapes[port][end])) for end in (0, 2))
+        return f"{port} {least}" if least == most else f"{port} {least} to {most}"
+
+    return ", ".join(written(port) for port, three in profile.shapes.items() if len(three[0]) > 1)
 
 
 def _document(

@@ -94,6 +94,9 @@ def test_inspect_reads_it_back_and_says_what_it_read(built):
     assert (document["kind"], document["can_stream"], document["findings"]) == ("engine", True, [])
     assert "what build wrote beside it" in document["summary"]["read"]
     assert document["summary"]["precision"] == "fp32"
+    assert document["summary"]["profiles"]["tail"].startswith(
+        "audio_signal 1x128x17 to 1x128x24, cache_last_channel 1x3x70x64"
+    )
     assert {port["name"] for port in document["ports"]} >= {"cache_last_channel", "cache_last_time_next"}
 
 
