@@ -19,11 +19,11 @@ from streamparity.errors import Stateless, StreamparityError
 from streamparity.inspection import inspect
 from streamparity.provenance import file_sha256
 from streamparity.runners.onnx_cache import time_slots
-from streamparity.runners.onnx_graph import OnnxGraph
+from streamparity.runners.onnx_graph import GraphPort, OnnxGraph
 from streamparity.tensorrt.agreement import disagreements
 from streamparity.tensorrt.builder import build
 from streamparity.tensorrt.compile import CompileOptions, compile_network
-from streamparity.tensorrt.metadata import read_metadata, sidecar, write_engine
+from streamparity.tensorrt.metadata import differences, read_metadata, sidecar, write_engine
 from streamparity.tensorrt.module import load_module, new_log
 from streamparity.tensorrt.network import parse
 from streamparity.tensorrt.options import BuildOptions
@@ -115,6 +115,23 @@ def test_inspect_names_what_is_wrong_with_an_engine(built, tmp_path):
 
     sidecar(alone).unlink()
     assert CliRunner().invoke(cli, ["inspect", str(alone)], standalone_mode=False).return_value == 1
+
+
+def test_what_an_engine_says_otherwise_than_its_metadata_is_named(built):
+    metadata = read_metadata(built)
+
+    def port(name, dtype, shape):
+        outputs = [GraphPort(name, dtype, shape) if p.name == name else p for p in metadata.outputs]
+        return differences(metadata, replace(metadata, outputs=tuple(outputs)))
+
+    assert differences(metadata, metadata) == []
+    assert port("outputs", "float32", (1, 64, None)) == []  # the builder may know more than the network
+    assert port("outputs", "float32", (1, 65, None)) == [
+        "output outputs is float32 [1, 65, None] in the engine, float32 [None, 64, None] in the metadata"
+    ]
+    assert len(port("outputs", "float16", (None, 64, None))) == 1
+    assert len(differences(metadata, replace(metadata, outputs=metadata.outputs[1:]))) == 1
+    assert "profiles of other shapes" in differences(metadata, replace(metadata, profiles=metadata.profiles[:1]))[0]
 
 
 def slots(profile: Profile, port: str, axis: int, size: int) -> Profile:

@@ -6,6 +6,7 @@ import ctypes
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -141,6 +142,19 @@ def test_an_engine_that_does_not_fit_is_refused(engines, workshop, tmp_path, spo
     spoil(engine)
     with pytest.raises(kind, match=expected):
         TrtRunner.open(engine, RunnerOptions(streaming=workshop.reference().manifest.streaming))
+
+
+def test_an_engine_with_taps_of_another_engine_is_refused(engines, workshop, tmp_path):
+    engine = copied(engines, tmp_path / "pair")
+    rewritten(marked_engine(engine), precision="fp16")
+    options = RunnerOptions(["encoder.layers.0.conv"], streaming=workshop.reference().manifest.streaming)
+    with pytest.raises(StreamparityError, match=r"encoder\.taps\.engine was built otherwise .*: precision"):
+        TrtRunner.open(engine, options)
+
+
+def test_the_package_registers_the_backend():
+    root = Path(__file__).parents[2]
+    assert 'trt = "streamparity.runners.trt:TrtRunner"' in (root / "pyproject.toml").read_text()
 
 
 def test_a_stateless_engine_is_refused(engines, tmp_path):

@@ -16,8 +16,7 @@ from ..tensorrt.agreement import stateless_ports
 from ..tensorrt.builder import marked_engine
 from ..tensorrt.device import Device, open_device
 from ..tensorrt.engine import Engine
-from ..tensorrt.execution import TrtExecution
-from ..tensorrt.metadata import ARITHMETIC, EngineMetadata, differences
+from ..tensorrt.metadata import ARITHMETIC, EngineMetadata, built_otherwise, differences
 from ..tensorrt.plan import Plan, decoder_plan, encoder_plan
 from ..tensorrt.rebuild import layers_of, rebuilt, source_of
 from ..tensorrt.session import Session
@@ -50,12 +49,14 @@ class TrtRunner(Runner):
         """
         path = engine_path(model)
         decoder = decoder_beside(path)
-        if options.taps and marked_engine(path).is_file():
-            path = marked_engine(path)
         settings = options.settings
         if settings.get("cuda_graph", "0") not in ("0", "1"):
             raise StreamparityError(f"cuda_graph={settings['cuda_graph']} is unknown", "use 0 or 1")
         admitted = admit(path, settings, options.streaming)
+        if options.taps and marked_engine(path).is_file():
+            path, plain = marked_engine(path), admitted
+            admitted = admit(path, settings, options.streaming)
+            _check_pair(path, plain, admitted)
         if admitted.metadata is not None:
             encoder_plan(admitted.metadata)  # refuse what could not be fed back before there is a device
         decoding = None if decoder is None else admit(decoder, settings, None)
@@ -78,7 +79,7 @@ class TrtRunner(Runner):
         self.arithmetic = None if metadata.precision is None else ARITHMETIC[metadata.precision]
         self.math = {"tf32": metadata.tf32 if metadata.precision else None, "precision": metadata.precision}
         self.math |= {"runtime": f"{admitted.module.name} {admitted.module.version}", **device.describe()}
-        self._device = device
+        self._device, self._engine = device, engine
         self._plan = encoder_plan(metadata)
         cache = options.settings.get("runtime_cache")
         self._runtime_cache = None if cache is None else Path(cache)
@@ -151,8 +152,20 @@ class TrtRunner(Runner):
         finally:
             # Contexts and engines go before the device that they are on.
             self.transducer = None
-            del self._execution, self._session
+            del self._session, self._execution, self._engine
             self._device.close()
+
+
+def _check_pair(path: Path, plain: Admitted, marked: Admitted) -> None:
+    """Refuse an engine with taps marked that was built otherwise than the one it stands for."""
+    if plain.metadata is None or marked.metadata is None:
+        return
+    other = built_otherwise(plain.metadata, marked.metadata)
+    if other:
+        raise StreamparityError(
+            f"{path.name} was built otherwise than the engine that it shows the taps of: {', '.join(other)}",
+            "build both anew: streamparity build --taps GLOB --force",
+        )
 
 
 def engine_path(model: Path) -> Path:
@@ -188,10 +201,9 @@ class TrtTransducer:
     """A ``decoder_joint`` engine: predictor and joint in one."""
 
     def __init__(self, path: Path, admitted: Admitted, device: Device) -> None:
-        engine, metadata = opened(path, admitted, device)
+        self._engine, metadata = opened(path, admitted, device)
         self._plan: Plan = decoder_plan(metadata)
-        self._execution: TrtExecution = engine.execution()
-        self._session = Session(self._plan, device, self._execution)
+        self._session = Session(self._plan, device, self._engine.execution())
         shapes = metadata.profiles[0].shapes
         self._states = tuple(
             np.zeros(shapes[name][0], self._plan.fed[name].dtype) for name in ("input_states_1", "input_states_2")
