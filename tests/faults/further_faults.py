@@ -168,8 +168,8 @@ def scaled(_: DrivenRunner, array: Array) -> Array:
 
 
 FAULTS = [
-    Fault("quantised-by-onnxruntime", quantised, "reduced-precision", "encoder.pre_encode"),
-    Fault("halved-by-onnxruntime", halved, "reduced-precision", "encoder.pre_encode"),
+    Fault("quantised-by-onnxruntime", quantised, ("reduced-precision",), ("encoder.pre_encode",)),
+    Fault("halved-by-onnxruntime", halved, ("reduced-precision",), ("encoder.pre_encode",)),
     graph("another-activation", "graph-differs", "encoder.layers.{mid}.feed_forward1", other_activation),
     graph("whole-residual", "graph-differs", "encoder.layers.{mid}", whole_residual),
     graph("unscaled-scores", "graph-differs", "encoder.layers.{mid}.self_attn", unscaled_scores),

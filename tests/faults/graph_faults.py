@@ -27,7 +27,7 @@ from .edits import (
     roll,
     value_of,
 )
-from .fault import Fault, Planted
+from .fault import Fault, Names, Planted, several
 
 CHANNEL, TIME = "cache_last_channel", "cache_last_time"
 CACHE_PORTS = (CHANNEL, TIME, "cache_last_channel_len")
@@ -36,17 +36,19 @@ CACHE_PORTS += ("cache_last_channel_next", "cache_last_time_next", "cache_last_c
 
 def graph(
     name: str,
-    code: str,
-    module: str,
+    codes: Names,
+    modules: Names,
     edit: Callable[[onnx.ModelProto, Bench, float], None],
     chunk: int | Callable[[Bench], int] = 0,
     file: str = "encoder.onnx",
+    allow_unmatched: tuple[str, ...] = (),
     **about,
 ) -> Fault:
     def plant(bench: Bench, strength: float) -> Planted:
-        return Planted(bench.edited(name, lambda model: edit(model, bench, strength), file))
+        folder = bench.edited(name, lambda model: edit(model, bench, strength), file)
+        return Planted(folder, allow_unmatched=allow_unmatched)
 
-    return Fault(name, plant, code, module, chunk, **about)
+    return Fault(name, plant, several(codes), several(modules), chunk, **about)
 
 
 def mid(bench: Bench) -> int:
@@ -734,7 +736,7 @@ OTHERS = [
     # The frames that are left set how many positions are encoded, before the first layer sees them.
     graph("drops-one-frame-more", "pre-encode-overlap-wrong", "encoder.pos_enc", drop_one_more),
     graph("drops-the-wrong-end", "pre-encode-overlap-wrong", "encoder.layers.0", drop_the_other_end),
-    graph("batch-mixed", "batch-dependence", "", mix_batch),
+    graph("batch-mixed", "batch-dependence", (), mix_batch, any_chunk=True),
     graph("output-constant", "degenerate-output", "outputs", zero_tensor("outputs")),
     graph("joint-constant", "degenerate-output", "joint", silence_joint, file="decoder_joint.onnx"),
 ]

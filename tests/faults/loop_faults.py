@@ -15,7 +15,7 @@ from streamparity.runners.ort import OrtRunner
 from streamparity.tensors import Array
 
 from .bench import Bench
-from .fault import Fault, Planted
+from .fault import Fault, Names, Planted, several
 
 CHANNEL, TIME, LENGTH = "cache_last_channel", "cache_last_time", "cache_last_channel_len"
 Caches = dict[str, Array]
@@ -23,15 +23,19 @@ GUARD = 2.0**-24
 
 
 class DrivenRunner(OrtRunner):
-    """An export whose caches and features are changed on their way in."""
+    """An export whose caches and features are changed on their way in; what calls its decoder can be wrong as well."""
 
     strength = 1.0
     bench: Bench
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
+        self.transducer = self.called(self.transducer)
         self.index = -1
         self.before: list[Caches] = []
+
+    def called(self, transducer: Any) -> Any:
+        return transducer
 
     def caches(self, now: Caches) -> Caches:
         return now
@@ -48,16 +52,19 @@ class DrivenRunner(OrtRunner):
         return super().step(self.features(chunk))
 
 
-def driven(name: str, code: str, module: str, chunk=0, *, caches=None, features=None, **about) -> Fault:
-    def plant(bench: Bench, strength: float) -> Planted:
-        methods: dict[str, Any] = {"strength": strength, "bench": bench}
-        if caches is not None:
-            methods["caches"] = caches
-        if features is not None:
-            methods["features"] = features
-        return Planted(bench.edited("sound", lambda model: None), type("Faulty", (DrivenRunner,), methods))
+def driven(
+    name: str, codes: Names, modules: Names, chunk=0, *, caches=None, features=None, calls=None, **about
+) -> Fault:
+    methods = {"caches": caches, "features": features}
+    if calls is not None:
+        methods["called"] = lambda self, transducer: calls(transducer, self.bench)
+    changed = {method: change for method, change in methods.items() if change is not None}
 
-    return Fault(name, plant, code, module, chunk, **about)
+    def plant(bench: Bench, strength: float) -> Planted:
+        runner = type("Faulty", (DrivenRunner,), {"strength": strength, "bench": bench, **changed})
+        return Planted(bench.edited("sound", lambda model: None), runner)
+
+    return Fault(name, plant, several(codes), several(modules), chunk, **about)
 
 
 ATTENTION, CONVOLUTION, FRONT = "encoder.layers.0.self_attn", "encoder.layers.0.conv", "encoder.pre_encode"
@@ -320,6 +327,6 @@ def native_dump(bench: Bench, strength: float) -> Planted:
     return Planted(bench.edited("sound", lambda model: None), reference="native")
 
 
-SCHEDULE = [Fault("native-dump", native_dump, "first-chunk-schedule", "encoder")]
+SCHEDULE = [Fault("native-dump", native_dump, ("first-chunk-schedule",), ("encoder",))]
 
 FAULTS = [*STATE, *FEATURES, *SCHEDULE]

@@ -12,38 +12,59 @@ from streamparity.runners import RunnerOptions
 from streamparity.runners.ort import OrtRunner
 
 from .bench import Bench
-from .fault import Fault, Planted
+from .fault import Fault, Harmless, Planted
 
 TRIES = 7  # of the search for the weakest setting: strengths lie within a factor 2^-7 of the range, in logarithms
 
 
 @dataclass(frozen=True)
 class Row:
-    """One fault at one strength, what was expected of it and what was found."""
+    """One fault at one strength, what was expected of it and what was found.
+
+    Attributes:
+        bench: what it was planted in.
+        fault: what was planted.
+        strength: how strongly; ``None`` where a fault has no strengths.
+        detected: whether the run failed.
+        expected_chunk: where it should have been seen first.
+        expected_modules: where it should have been found.
+        chunk: where it was seen first.
+        module: where it was found.
+        code: the diagnosis that came first.
+        also: those that came after it.
+        tokens_equal: whether no label differed; ``None`` where none were decoded.
+        seconds: how long run and localization took.
+    """
 
     bench: str
-    fault: str
+    fault: Fault
     strength: float | None
     detected: bool
-    chunk: tuple[int, int | None]
-    module: tuple[str, str | None]
-    code: tuple[str, str | None]
+    expected_chunk: int
+    expected_modules: tuple[str, ...]
+    chunk: int | None
+    module: str | None
+    code: str | None
     also: tuple[str, ...]
     tokens_equal: bool | None
     seconds: float
 
     @property
-    def chunk_right(self) -> bool:
-        return self.code[0] == "batch-dependence" or self.chunk[0] == self.chunk[1]
+    def verdicts(self) -> dict[str, bool]:
+        """What was right and what was not; without what no answer is expected of."""
+        asked = {"detection": self.detected}
+        if not self.fault.any_chunk:
+            asked["chunk"] = self.chunk == self.expected_chunk
+        if self.expected_modules:
+            found = self.module or ""
+            asked["module"] = any(found == name or found.startswith(f"{name}.") for name in self.expected_modules)
+        if self.fault.codes:
+            asked["diagnosis"] = self.code in self.fault.codes
+        return asked
 
     @property
-    def module_right(self) -> bool:
-        expected, found = self.module
-        return not expected or found == expected or (found or "").startswith(f"{expected}.")
-
-    @property
-    def code_right(self) -> bool:
-        return self.code[0] == self.code[1]
+    def wrong(self) -> list[str]:
+        return [what for what, right in self.verdicts.items() if not right]
 
 
 def run_planted(bench: Bench, planted: Planted, localize: bool = True) -> dict[str, Any]:
@@ -66,6 +87,15 @@ def run_planted(bench: Bench, planted: Planted, localize: bool = True) -> dict[s
     return run_opened(runner, reference, specs, options)
 
 
+def alarm(bench: Bench, change: Harmless) -> str:
+    """What a harmless change was taken for; empty where it passed, as it should."""
+    result = run_planted(bench, change.plant(bench))
+    causes = [cause["code"] for cause in result["diagnosis"]]
+    if result["verdict"] == "pass" and not (result["objections"] or causes or result["localization"]):
+        return ""
+    return f"{result['verdict']} {result['objections']} {causes}"
+
+
 def score(bench: Bench, fault: Fault, strength: float | None = None) -> Row:
     """Plant, run, localize."""
     used = strength if strength is not None else fault.strengths[0] if fault.strengths else 1.0
@@ -76,12 +106,14 @@ def score(bench: Bench, fault: Fault, strength: float | None = None) -> Row:
     place, causes, tokens = result["localization"], result["diagnosis"], result["tokens"]
     return Row(
         bench.name,
-        fault.name,
+        fault,
         used if fault.strengths else None,
         result["verdict"] == "fail",
-        (fault.expected_chunk(bench), None if place is None else place["chunk"]),
-        (fault.expected_module(bench), None if place is None else place["module"]),
-        (fault.code, causes[0]["code"] if causes else None),
+        fault.expected_chunk(bench),
+        fault.expected_modules(bench),
+        None if place is None else place["chunk"],
+        None if place is None else place["module"],
+        causes[0]["code"] if causes else None,
         tuple(f"{cause['code']} {cause['confidence']}" for cause in causes[1:4]),
         None if tokens is None else tokens["equal"],
         seconds,

@@ -27,11 +27,13 @@ RULES: tuple[Rule, ...] = (
     features.inside_the_model,
     features.layout,
     mending.mended,
+    structure.holds_another,
     structure.graph_differs,
     decisions.near_tie,
     decisions.degenerate,
     decisions.batch,
     drift.within_noise,
     drift.accumulates,
+    weights.unused,
     weights.weights_unknown,
 )
