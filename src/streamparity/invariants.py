@@ -105,7 +105,7 @@ def _not_finite(name: str, port: Port, array: Array, counts: Mapping[str, Array]
     rule = port.valid if port.kind == "output" else None
     spec = TensorSpec(f"out/{name}", port.kind, str(array.dtype), port.axes, rule)
     regions = valid_regions(spec, array.shape, counts)
-    return sum(int(np.count_nonzero(~np.isfinite(array[region].astype(np.float32)))) for region in regions)
+    return sum(int(np.count_nonzero(~np.isfinite(array[region]))) for region in regions)
 
 
 def objections_to(broken: Sequence[Violation]) -> list[str]:
