@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml constraints.txt
 			{ echo "streamparity needs Python 3.10 or newer: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }; \
 		set -ex; \
 		$(PYTHON) -m venv $(VENV); \
-		$(BIN)/python -m pip install -c constraints.txt -e '.[nemo,onnx,fast,wer,dev]'; \
+		$(BIN)/python -m pip install -c constraints.txt -e '.[nemo,onnx,rtx,fast,wer,dev]'; \
 		cat $^ > $@; \
 	else touch $@; fi
 

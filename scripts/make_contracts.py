@@ -163,6 +163,7 @@ def contract(published: Published) -> Contract:
     streaming = arithmetic.configuration(context, *sizes)
     logits = published.labels + 1 + len(published.decoding["durations"])
     decoder = Decoder(**_all(Decoder, published.decoder), logits=logits)
+    encoder = derive.with_encoder_ports(encoder, streaming, features.features, encoder.d_model)
     made = Contract(
         model=Model(published.id, None, published.kind),
         streaming=streaming,
@@ -172,10 +173,11 @@ def contract(published: Published) -> Contract:
         producer=Producer("scripts/make_contracts.py"),
         timebase=derive.timebase(grid, convolutions.factor),
         tokenizer=Tokenizer(None, published.labels, published.labels),
-        encoder=derive.with_encoder_ports(encoder, streaming, features.features, encoder.d_model),
+        encoder=encoder,
         contexts=derive.contexts(encoder, streaming, grid),
         decoder=derive.with_decoder_ports(decoder, encoder.d_model),
         tolerances=derive.default_tolerances(),
+        tensorrt=derive.tensorrt(encoder, streaming),
     )
     return _with_sources(made, published)
 

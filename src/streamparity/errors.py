@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class StreamparityError(Exception):
     """Bad input or usage. The command line prints both lines and exits with ``exit_code``.
@@ -47,3 +49,8 @@ def first_line(error: BaseException) -> str:
     """The first line of somebody else's exception, or its type where it says nothing."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def first_of(problems: Sequence[str]) -> str:
+    """The first of several problems, and how many more there are."""
+    return problems[0] + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")

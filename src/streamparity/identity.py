@@ -7,7 +7,7 @@ from pathlib import Path
 from .contract import CONTRACT, Contract, check_against
 from .contract.check import Ledger, check_streaming
 from .dump import DumpReader
-from .errors import StreamparityError
+from .errors import StreamparityError, first_of
 from .provenance import file_sha256
 from .runners import Runner
 from .runners.onnx_graph import OnnxGraph
@@ -65,8 +65,7 @@ def _check_contract(contract: Contract, graph_path: Path, reference: DumpReader)
     problems = check_against(contract, graph_path.name, ports) + [each.sentence for each in ledger.disagreements]
     if problems:
         raise StreamparityError(
-            f"the contract beside {graph_path.name} does not hold: {problems[0]}"
-            + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""),
+            f"the contract beside {graph_path.name} does not hold: {first_of(problems)}",
             "export and dump with the same --att-context, or move contract.json away to run on the ports alone",
         )
 

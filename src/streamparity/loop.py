@@ -13,6 +13,7 @@ import numpy as np
 from .dump import DumpReader
 from .dump.trace import Line
 from .errors import StepFailed, StreamparityError, first_line
+from .invariants import Violation, violations
 from .runners import Runner, StepInput
 from .schedule import chunks
 from .tensors import CACHE_FEEDBACK, ENCODER_INPUTS, ENCODER_OUTPUTS, Array
@@ -31,6 +32,7 @@ class CandidateChunk:
         step_ms: time of the encoder step.
         overhead_ms: the part of it spent outside the backend.
         trace: decoding steps, once it is decoded.
+        violations: what cannot be so, whatever the reference says.
     """
 
     index: int
@@ -39,6 +41,7 @@ class CandidateChunk:
     step_ms: float
     overhead_ms: float
     trace: Sequence[Line] = ()
+    violations: tuple[Violation, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,8 @@ def drive(
         except StepFailed as failure:
             yield ChunkFailure(index, failure.message, failure.module)
             return
+        except StreamparityError:
+            raise
         except Exception as error:
             raise StreamparityError(
                 f"backend {runner.name} broke at chunk {index}: {type(error).__name__} {first_line(error)}",
@@ -100,7 +105,9 @@ def drive(
         step_ms = (time.perf_counter() - started) * 1000
         tensors["in/audio_signal"], tensors["in/length"] = step.audio_signal, step.length
         tensors.update({f"in/{name}": array for name, array in fed.items()})
-        done = CandidateChunk(index, expected, tensors, step_ms, step_ms - runner.backend_ms)
+        frames, before = int(step.audio_signal.shape[-1]), fed.get("cache_last_channel_len")
+        broken = violations(manifest.streaming, index, frames, before, tensors)
+        done = CandidateChunk(index, expected, tensors, step_ms, step_ms - runner.backend_ms, violations=broken)
         fed = {taken: tensors[f"out/{given}"] for given, taken in CACHE_FEEDBACK.items()}
         yield done
 

@@ -8,7 +8,7 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-PACKAGES = ("streamparity", "numpy", "torch", "nemo_toolkit", "onnx", "onnxruntime")
+PACKAGES = ("streamparity", "numpy", "torch", "nemo_toolkit", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx")
 
 
 def versions() -> dict[str, str]:

@@ -24,11 +24,14 @@ from .decode import CandidateDecoder, head_of
 from .dump import DumpReader
 from .errors import Stateless, StepFailed, StreamparityError
 from .identity import check_identity
+from .invariants import Violation, objections_to
 from .localize import Seen, at_a_glance, examine, of_a_stateless_model
+from .localize.broken_invariants import findings_of
 from .localize.observation import Observation
 from .localize.repro import check_folder
 from .localize.state import StateWatch
 from .loop import CandidateChunk, ChunkFailure, Mode, drive, total_chunks
+from .marking import both_verdicts
 from .progress import Note, Progress, no_note, no_progress
 from .provenance import file_sha256
 from .runners import Runner, RunnerOptions, backend
@@ -97,7 +100,14 @@ def run(
         notes = [*runner.notes, *notes, *out_of_scope, *incomplete(reference)]
         for line in notes:
             note(line)
-        return run_opened(runner, reference, specs, options, identity, tuple(notes), progress)
+        result = run_opened(runner, reference, specs, options, identity, tuple(notes), progress)
+    if runner.marking is None:
+        return result
+    bare = [spec for spec in specs if spec.kind != "tap"]
+    settings = replace(options, save=None, localize=False, repro=None)
+    with closing(runner_class.open(options.model, replace(wanted, taps=()))) as unmarked:
+        verdict = run_opened(unmarked, reference, bare, settings, identity, progress=progress)
+    return both_verdicts(result, verdict, runner.marking)
 
 
 def run_opened(
@@ -150,6 +160,7 @@ def _run_saved(
     failure = None
     observation, watch = Observation(), StateWatch()
     step_ms, overhead_ms = [], []
+    broken: list[Violation] = []
     for driven in drive(runner, reference, options.mode, options.limit):
         done = _decoded(driven, decoder)
         if isinstance(done, ChunkFailure):
@@ -159,6 +170,7 @@ def _run_saved(
         observation.add(done, comparator.add(done.index, against.chunk(done.index, done.reference), done.tensors))
         if options.localize:
             watch.add(done)
+        broken += done.violations
         step_ms.append(done.step_ms)
         overhead_ms.append(done.overhead_ms)
         saved.write(done)
@@ -173,7 +185,7 @@ def _run_saved(
     found = examine(seen, *looked) if options.localize or options.repro is not None else at_a_glance(seen)
     remarks = [*notes, *against.notes, *found.remarks]
     return build(
-        {**comparison, "objections": [*comparison["objections"], *found.objections]},
+        {**comparison, "objections": [*comparison["objections"], *found.objections, *objections_to(broken)]},
         mode=options.mode,
         backend=options.backend,
         model_sha256=identity,
@@ -185,10 +197,11 @@ def _run_saved(
         tokens=tokens,
         timing=_timing(step_ms, overhead_ms),
         notes=tuple(remarks),
-        diagnosis=tuple(found.diagnosis),
+        diagnosis=tuple(sorted([*found.diagnosis, *findings_of(broken)], key=lambda cause: -cause["confidence"])),
         localization=found.localization,
         state=found.state,
         noise=noise(comparison, policy.floor, policy.arithmetic, against.name),
+        invariants=tuple(violation.to_json() for violation in broken),
     )
 
 

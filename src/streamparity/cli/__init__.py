@@ -18,6 +18,7 @@ COMMANDS = {
     "demo": "demo",
     "inspect": "inspect",
     "export": "export",
+    "build": "build",
     "dump": "dump",
     "run": "run",
     "compare": "compare",

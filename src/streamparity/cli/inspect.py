@@ -25,7 +25,7 @@ BACKENDS = ("ort", "trt")
 @click.option("--backend", type=click.Choice(BACKENDS), help="Backend that must be able to run the graph.")
 @click.option("--json", "json_target", metavar="FILE", help="Write the document; - for standard output.")
 def command(path: Path, json_target: str | None, **options: Any) -> int:
-    """Say what a .nemo, an .onnx or a dump is, whether it can stream, and what is wrong with it.
+    """Say what a .nemo, an .onnx, an engine or a dump is, whether it can stream, and what is wrong with it.
 
     Exits 1 when a finding is an error.
     """

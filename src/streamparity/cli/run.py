@@ -20,7 +20,7 @@ from .common import (
 
 
 @click.command("run")
-@click.option("--backend", required=True, help="torch, ort, or the name of an installed backend.")
+@click.option("--backend", required=True, help="torch, ort, trt, or the name of an installed backend.")
 @click.option("--model", type=click.Path(path_type=Path), required=True, help="The model under test.")
 @click.option("--reference", type=click.Path(path_type=Path), required=True, help="A dump of the NeMo model.")
 @click.option(
@@ -37,6 +37,11 @@ from .common import (
     type=click.Path(path_type=Path),
     metavar="DIR",
     help="Write the piece that makes the error, with its inputs and a script that shows it; implies --localize.",
+)
+@click.option(
+    "--find-fp32-layers",
+    is_flag=True,
+    help="Build a model in fp16 or bf16 again and again, to find which layers must stay in float32 for it to pass.",
 )
 @click.option("--chunks", "limit", type=click.IntRange(min=1), help="Stop after so many chunks.")
 @click.option("--save", type=click.Path(path_type=Path), help="Write what the model returned as a dump.")
@@ -55,6 +60,7 @@ def command(
     taps: tuple[str, ...],
     localize: bool,
     repro: Path | None,
+    find_fp32_layers: bool,
     limit: int | None,
     save: Path | None,
     force: bool,
@@ -89,5 +95,10 @@ def command(
         repro=repro,
     )
     with progress_bar(f"run {backend}") as progress:
-        result = run(DumpReader(reference), options, progress, note)
+        if find_fp32_layers:
+            from ..precision_run import find_fp32_layers as search
+
+            result = search(DumpReader(reference), options, progress, note)
+        else:
+            result = run(DumpReader(reference), options, progress, note)
     return conclude(result, targets)

@@ -30,6 +30,7 @@ def build(
     localization: Mapping[str, Any] | None = None,
     state: Mapping[str, Any] | None = None,
     noise: Mapping[str, Any] | None = None,
+    invariants: tuple[Mapping[str, Any], ...] = (),
     diagnosis: tuple[Mapping[str, Any], ...] = (),
     notes: tuple[str, ...] = (),
 ) -> dict[str, Any]:
@@ -66,6 +67,7 @@ def build(
         "localization": as_json(localization),
         "state": as_json(state),
         "noise": as_json(noise),
+        "invariants": [dict(violation) for violation in invariants],
         "diagnosis": [as_json(finding) for finding in diagnosis],
         "tokens": None if tokens is None else dict(tokens),
         "timing": None if timing is None else dict(timing),

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ..dtypes import DTYPE_DEFAULTS
+from ..errors import StreamparityError
 from ..schedule import WHOLE_UTTERANCE, FrameGrid, StreamingConfig, StreamingEncoder
 from ..tensors import DECODER_AXES, DECODER_INPUTS, DECODER_OUTPUTS, ENCODER_INPUTS, ENCODER_OUTPUTS, Port
 from .network import Context, ContractPort, Decoder, Encoder, Extent, Size
-from .parts import ContractTolerance, Features, Timebase
+from .parts import ContractTolerance, Features, Profile, ShapeRange, TensorRT, Timebase
+from .profiles import profiles_of
 
 
 def streams_safely(normalize: str | None) -> bool | None:
@@ -112,6 +114,21 @@ def with_encoder_ports(
         )
 
     return replace(encoder, inputs=ports(ENCODER_INPUTS), outputs=ports(ENCODER_OUTPUTS))
+
+
+def tensorrt(encoder: Encoder, streaming: StreamingConfig) -> TensorRT:
+    """Profiles of an engine for the padded schedule; none where an engine cannot run it."""
+    shapes = {port.name: port.shape for port in encoder.inputs}
+    try:
+        profiles = profiles_of(streaming, shapes, time_slots=encoder.conv_context_size[0])
+    except StreamparityError:
+        return TensorRT()
+    return TensorRT(
+        tuple(
+            Profile(profile.name, {port: ShapeRange(*three) for port, three in profile.shapes.items()})
+            for profile in profiles
+        )
+    )
 
 
 def with_decoder_ports(decoder: Decoder, width: int, dtype: str = "float32") -> Decoder:

@@ -63,6 +63,7 @@ def contract_of(
         contexts=derive.contexts(encoder, streaming, grid),
         decoder=_decoder(module),
         tolerances=derive.default_tolerances(),
+        tensorrt=derive.tensorrt(encoder, streaming),
         sources={"": "file", **{name: told[name] for name in sorted(told)}},
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 from ..dump import is_dump
 from ..errors import StreamparityError
 from .dump import inspect_dump
+from .engine import inspect_engine, is_engine
 from .finding import SCHEMA, Finding, InspectOptions, Report
 from .nemo import inspect_nemo
 from .onnx import inspect_onnx
@@ -18,7 +19,7 @@ READERS = {".onnx": inspect_onnx, ".nemo": inspect_nemo}
 
 
 def inspect(path: Path, options: InspectOptions | None = None) -> dict[str, Any]:
-    """Describe a ``.nemo`` archive, an ONNX graph or a dump, without running code from it.
+    """Describe a ``.nemo`` archive, an ONNX graph, an engine or a dump, without running code from it.
 
     Args:
         path: the file, or the folder of an export or a dump.
@@ -38,7 +39,7 @@ def inspect(path: Path, options: InspectOptions | None = None) -> dict[str, Any]
         path = path / "encoder.onnx"
     if not path.is_file():
         raise StreamparityError(f"{path} is neither a file, an export nor a dump", "give a .nemo, an .onnx or a dump")
-    reader = READERS.get(path.suffix)
+    reader = inspect_engine if is_engine(path) else READERS.get(path.suffix)
     if reader is None:
-        raise StreamparityError(f"{path} is of no known kind", "give a .nemo, an .onnx or a dump folder")
+        raise StreamparityError(f"{path} is of no known kind", "give a .nemo, an .onnx, an .engine or a dump folder")
     return reader(path, options or InspectOptions()).to_json()

@@ -63,7 +63,7 @@ class Report:
     """What there is to say of one file.
 
     Attributes:
-        kind: ``onnx``, ``nemo`` or ``dump``.
+        kind: ``onnx``, ``nemo``, ``engine`` or ``dump``.
         can_stream: whether it can be streamed with, as far as can be told.
         ports: name, direction, and dtype and shape or axes.
         findings: what is wrong, in the order in which it was looked for.

@@ -71,6 +71,7 @@ class Runner(ABC):
         threads: threads per operator, where the backend says.
         notes: lines that the user should see.
         isolates: whether :meth:`isolated_step` can be called.
+        marking: how the taps were got, where getting them can change what is computed; ``None`` where it cannot.
         bakes_drop: the model always drops ``drop_extra_pre_encoded`` frames, whatever the step asks for.
         backend_ms: time that the last step spent inside the backend, its own bookkeeping excepted.
     """
@@ -88,6 +89,7 @@ class Runner(ABC):
         self.arithmetic: str | None = None
         self.threads: int | None = None
         self.notes: list[str] = []
+        self.marking: str | None = None
         self.bakes_drop = False
         self.backend_ms = 0.0
 
@@ -160,6 +162,29 @@ class Runner(ABC):
     def weights(self) -> Iterable[Weight]:
         """The model's weights under NeMo's names and in NeMo's layout, where the backend can tell."""
         return ()
+
+    @classmethod
+    def layers(cls, model: Path) -> Sequence[str]:
+        """Path of every layer of a model that is in reduced precision or could be, operator at the end.
+
+        Raises:
+            StreamparityError: the backend cannot build its models anew.
+        """
+        raise StreamparityError(f"backend {cls.name} cannot build its models anew", "use --backend trt")
+
+    @classmethod
+    def pinned(cls, model: Path, pins: Sequence[str], folder: Path) -> Path:
+        """The same model built again, with the layers that ``pins`` choose in float32.
+
+        Args:
+            model: the model.
+            pins: globs over the paths that :meth:`layers` gives.
+            folder: where to put it; what an earlier call left there may be replaced.
+
+        Raises:
+            StreamparityError: it cannot be built.
+        """
+        raise StreamparityError(f"backend {cls.name} cannot build its models anew", "use --backend trt")
 
     def close(self) -> None:  # noqa: B027 (most backends have nothing to release)
         """Release what the backend holds."""
