@@ -5,24 +5,21 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from .contract import CONTRACT, Contract, ContractPort
-from .dump.store import encode
-from .errors import StepFailed, StreamparityError, first_line
+from .contract.from_nemo import contract_of, streaming_encoder
+from .contract.parts import Graph
+from .contract.probe import expected, observe
+from .errors import StreamparityError, first_line
 from .progress import Note, no_note
-from .provenance import file_sha256, versions
+from .provenance import file_sha256
 from .reference.encoder import initial_caches
-from .reference.nemo import LoadedModel, StreamingOptions, configure_streaming, decoder_of, quiet
-from .runners import RunnerOptions, StepInput
-from .runners.onnx_graph import GraphPort, OnnxGraph
-from .runners.ort import OrtRunner
+from .reference.nemo import LoadedModel, StreamingOptions, configure_streaming, quiet
+from .runners.onnx_graph import OnnxGraph
 from .schedule import StreamingConfig
-from .tensors import DECODER_AXES, ENCODER_INPUTS, ENCODER_OUTPUTS
+from .tensors import DECODER_AXES, ENCODER_INPUTS, ENCODER_OUTPUTS, Port
 
 ENCODER = "encoder.onnx"
 DECODER_JOINT = "decoder_joint.onnx"
@@ -74,8 +71,8 @@ def export(
         if not has_decoder:
             note("the model has no joint: the encoder alone was exported")
         _check_streams(model.module, staging / ENCODER, config)
-        contract = _contract(model, config, staging)
-        (staging / CONTRACT).write_bytes(encode(contract.to_json()))
+        contract = contract_of(model, config, "streamparity export", _graphs(staging), OPSET)
+        (staging / CONTRACT).write_bytes(contract.to_bytes())
         if not out.exists():
             os.replace(staging, out)
         else:
@@ -138,26 +135,20 @@ def _check_streams(module: Any, encoder: Path, config: StreamingConfig) -> None:
     Raises:
         StreamparityError: any of it fails.
     """
-    runner = OrtRunner.open(encoder, RunnerOptions())
-    caches = initial_caches(module, next(module.encoder.parameters()).dtype)
-    runner.set_caches(caches)
-    frames = config.pre_encode_cache_size[1] + config.chunk_size[1]
-    noise = np.random.default_rng(0).standard_normal((1, int(module.encoder._feat_in), frames), dtype=np.float32)
-    computed = 1 + (config.chunk_size[1] - config.sampling_frames[1]) // config.subsampling_factor
-    expected = 0
-    for step in range(2):
-        try:
-            outputs = runner.step(StepInput(noise, np.array([frames], np.int64), config.drop_extra_pre_encoded, False))
-        except StepFailed as failure:
-            raise _broken(f"step {step} fails: {failure.message}") from failure
-        if not all(np.isfinite(array).all() for array in outputs.values()):
+    caches, inputs = initial_caches(module, next(module.encoder.parameters()).dtype), [config.input_frames] * 2
+    promised = expected(config, streaming_encoder(module.encoder).subsampling, caches, inputs)
+    seen = observe(encoder, int(module.encoder._feat_in), config, caches, inputs)
+    for step, (ours, theirs) in enumerate(zip(promised, seen, strict=False)):
+        if theirs.failure is not None:
+            raise _broken(f"step {step} fails: {theirs.failure}")
+        if not theirs.finite:
             raise _broken(f"step {step} returns values that are not finite")
-        kept = int(outputs["out/encoded_lengths"][0])
-        expected = min(expected + computed - config.cache_drop_size, config.last_channel_cache_size)
-        length = int(outputs["out/cache_last_channel_next_len"][0])
-        if kept < 1 or length != expected:
-            raise _broken(f"step {step} returns {kept} frames and a cache length of {length}, not {expected}")
-        if outputs["out/cache_last_channel_next"].shape != caches["cache_last_channel"].shape:
+        if theirs.frames < 1 or (theirs.frames, theirs.cache_length) != (ours.frames, ours.cache_length):
+            raise _broken(
+                f"step {step} returns {theirs.frames} frames and a cache length of {theirs.cache_length}, "
+                f"not {ours.frames} and {ours.cache_length}"
+            )
+        if theirs.shapes != ours.shapes:
             raise _broken("the cache it returns is of another size than the one it takes")
 
 
@@ -167,34 +158,18 @@ def _broken(why: str) -> StreamparityError:
     )
 
 
-def _contract(model: LoadedModel, config: StreamingConfig, staging: Path) -> Contract:
-    from omegaconf import OmegaConf
-
-    module = model.module
-    encoder_axes = {name: port.axes for name, port in {**ENCODER_INPUTS, **ENCODER_OUTPUTS}.items()}
+def _graphs(staging: Path) -> dict[str, Graph]:
+    """The files exported, with what they say of themselves."""
     graphs = {}
-    for name, axes in ((ENCODER, encoder_axes), (DECODER_JOINT, DECODER_AXES)):
+    decoder_ports = {name: Port(axes, "decoder") for name, axes in DECODER_AXES.items()}
+    for name, ports in ((ENCODER, {**ENCODER_INPUTS, **ENCODER_OUTPUTS}), (DECODER_JOINT, decoder_ports)):
         path = staging / name
         if path.exists():
             graph, weights = OnnxGraph(path), path.with_name(f"{name}.data")
-            graphs[name] = {
-                "sha256": file_sha256(path),
-                "weights_sha256": file_sha256(weights) if weights.exists() else None,
-                "inputs": [_contract_port(port, axes) for port in graph.inputs],
-                "outputs": [_contract_port(port, axes) for port in graph.outputs],
-            }
-    decoder = decoder_of(module)
-    preprocessor: Any = OmegaConf.to_container(module.cfg.preprocessor, resolve=True)
-    return Contract(
-        model={"id": model.id, "sha256": model.sha256, "class": type(module).__name__},
-        streaming=config,
-        graphs=graphs,
-        decoding=None if decoder is None else asdict(decoder),
-        features={key: value for key, value in preprocessor.items() if key != "_target_"},
-        producer={"program": "streamparity export", "opset": OPSET, "versions": versions()},
-    )
-
-
-def _contract_port(port: GraphPort, axes: dict[str, tuple[str, ...]]) -> ContractPort:
-    shape = tuple(extent if isinstance(extent, int) else None for extent in port.shape)
-    return ContractPort(port.name, port.dtype, shape, axes.get(port.name, ()))
+            inputs, outputs = (
+                tuple(ContractPort.of(port.name, port.dtype, port.extents, ports.get(port.name)) for port in group)
+                for group in (graph.inputs, graph.outputs)
+            )
+            weights_sha256 = file_sha256(weights) if weights.exists() else None
+            graphs[name] = Graph(file_sha256(path), weights_sha256, inputs, outputs)
+    return graphs

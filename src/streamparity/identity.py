@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .contract import CONTRACT, Contract, check_against
+from .contract.check import Ledger, check_streaming
 from .dump import DumpReader
 from .errors import StreamparityError
 from .provenance import file_sha256
@@ -36,10 +37,10 @@ def check_identity(
     contract_path = path.parent / CONTRACT
     if identity is None and contract_path.is_file():
         contract = Contract.read(contract_path)
-        if path.name in contract.graphs:
+        if path.name in contract.graphs or not contract.graphs:
             _check_contract(contract, path, reference)
             notes += _changed_files(contract, path.parent)
-            identity = contract.model["sha256"]
+            identity = contract.model.sha256
         else:
             notes.append(f"{contract_path} does not speak of {path.name}: its ports speak for themselves")
     elif identity is None:
@@ -57,13 +58,11 @@ def check_identity(
 
 
 def _check_contract(contract: Contract, graph_path: Path, reference: DumpReader) -> None:
-    graph = OnnxGraph(graph_path)
+    graph, ledger = OnnxGraph(graph_path), Ledger(contract.source)
     ports = {port.name: (port.dtype, port.shape) for port in [*graph.inputs, *graph.outputs]}
-    problems = check_against(contract, graph_path.name, ports)
-    ours, theirs = reference.manifest.streaming.to_json(), contract.streaming.to_json()
-    problems += [
-        f"{key} is {theirs[key]} in the export and {ours[key]} in the dump" for key in ours if ours[key] != theirs[key]
-    ]
+    # Whether the dump's schedule fits an export is for the loop to say, chunk by chunk.
+    check_streaming(ledger, contract.streaming, reference.manifest.streaming, contract.schedule)
+    problems = check_against(contract, graph_path.name, ports) + [each.sentence for each in ledger.disagreements]
     if problems:
         raise StreamparityError(
             f"the contract beside {graph_path.name} does not hold: {problems[0]}"
@@ -74,8 +73,8 @@ def _check_contract(contract: Contract, graph_path: Path, reference: DumpReader)
 
 def _changed_files(contract: Contract, folder: Path) -> list[str]:
     """A line for every graph or weights file that is no longer what was exported."""
-    promised = {name: graph["sha256"] for name, graph in contract.graphs.items()}
-    promised |= {f"{name}.data": graph["weights_sha256"] for name, graph in contract.graphs.items()}
+    promised: dict[str, str | None] = {name: graph.sha256 for name, graph in contract.graphs.items()}
+    promised |= {f"{name}.data": graph.weights_sha256 for name, graph in contract.graphs.items()}
     return [
         f"{name} was changed after it was exported (its hash is not the contract's)"
         for name, sha256 in promised.items()

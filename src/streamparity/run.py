@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,7 +15,9 @@ import numpy as np
 
 from .candidate import CandidateDump
 from .comparison import Comparator, TolerancePolicy, compare_tokens, incomplete, loops_for, select
+from .comparison.against import Against
 from .comparison.facts import CandidateFacts
+from .comparison.noise import noise
 from .comparison.result import build
 from .comparison.statistics import WORST
 from .decode import CandidateDecoder
@@ -22,9 +25,8 @@ from .dump import DumpReader
 from .errors import Stateless, StepFailed, StreamparityError
 from .identity import check_identity
 from .localize import Seen, at_a_glance, examine, of_a_stateless_model
-from .localize.noise import noise
 from .localize.observation import Observation
-from .localize.repro import check_folder, write_repro
+from .localize.repro import check_folder
 from .localize.state import StateWatch
 from .loop import CandidateChunk, ChunkFailure, Mode, drive, total_chunks
 from .progress import Note, Progress, no_note, no_progress
@@ -130,6 +132,7 @@ def _run_saved(
     unmatched = {label: reason for label, reason in runner.unmatched.items() if label in wanted}
     policy = replace(options.policy, arithmetic=runner.arithmetic, floor=reference.noise_floor())
     policy.check_names(wanted)
+    against = Against(reference, policy.arithmetic)
     comparator = Comparator(
         specs, total, policy, options.allow_unmatched, worst=WORST, loops=loops_for(2 * reference.nbytes)
     )
@@ -153,7 +156,7 @@ def _run_saved(
             failure = done
             comparator.fail_step(done.index, done.message, done.module)
             break
-        observation.add(done, comparator.add(done.index, done.reference, done.tensors))
+        observation.add(done, comparator.add(done.index, against.chunk(done.index, done.reference), done.tensors))
         if options.localize:
             watch.add(done)
         step_ms.append(done.step_ms)
@@ -162,14 +165,13 @@ def _run_saved(
         progress(done.index + 1, total)
     labels = None if decoder is None else decoder.labels
     saved.finish(labels, failure)
-    comparison = comparator.finish(lambda: _pairs(reference, DumpReader(folder)))
-    tokens = compare_tokens(reference, labels, comparator.compared_chunks)
+    replay = partial(_pairs, against, folder)
+    comparison = comparator.finish(replay)
+    tokens = compare_tokens(reference, labels, comparator.compared_chunks, comparison, replay, policy)
     seen = Seen(reference, specs, policy, comparison, tokens, observation, watch, runner)
-    found = examine(seen, options.backend, options.model, options.settings) if options.localize else at_a_glance(seen)
-    remarks = [*notes, *found.remarks]
-    if options.repro is not None:
-        nothing = write_repro(found.case, options.repro)
-        remarks.append(f"{options.repro}: a reproduction" if nothing is None else f"no reproduction: {nothing}")
+    looked = (options.backend, options.model, options.settings, options.repro)
+    found = examine(seen, *looked) if options.localize or options.repro is not None else at_a_glance(seen)
+    remarks = [*notes, *against.notes, *found.remarks]
     return build(
         {**comparison, "objections": [*comparison["objections"], *found.objections]},
         mode=options.mode,
@@ -186,7 +188,7 @@ def _run_saved(
         diagnosis=tuple(found.diagnosis),
         localization=found.localization,
         state=found.state,
-        noise=noise(comparison, policy.floor, policy.arithmetic),
+        noise=noise(comparison, policy.floor, policy.arithmetic, against.name),
     )
 
 
@@ -210,11 +212,10 @@ def _stateless(
     )
 
 
-def _pairs(
-    reference: DumpReader, candidate: DumpReader
-) -> Iterator[tuple[int, Mapping[str, Array], Mapping[str, Array]]]:
+def _pairs(against: Against, folder: Path) -> Iterator[tuple[int, Mapping[str, Array], Mapping[str, Array]]]:
+    candidate = DumpReader(folder)
     for index in range(candidate.chunk_count):
-        yield index, reference.chunk(index), candidate.chunk(index)
+        yield index, against.chunk(index), candidate.chunk(index)
 
 
 def _scope(specs: Sequence[TensorSpec], runner: Runner, reference: DumpReader) -> tuple[list[TensorSpec], list[str]]:

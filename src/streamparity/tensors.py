@@ -146,6 +146,11 @@ CACHE_FEEDBACK: dict[str, str] = {
 RETURNED: dict[str, str] = {taken: given for given, taken in CACHE_FEEDBACK.items()}
 
 
+def aliases(ports: Mapping[str, Port]) -> dict[str, str]:
+    """The canonical name of every name that a port goes by."""
+    return {alias: name for name, port in ports.items() for alias in (name, *port.aliases)}
+
+
 def canonical_names(names: Iterable[str], ports: Mapping[str, Port], where: str) -> dict[str, str]:
     """Map canonical port names onto the names a model uses.
 
@@ -160,7 +165,7 @@ def canonical_names(names: Iterable[str], ports: Mapping[str, Port], where: str)
     Raises:
         StreamparityError: a name is no port and no known alias, or two names mean the same port.
     """
-    lookup = {alias: name for name, port in ports.items() for alias in (name, *port.aliases)}
+    lookup = aliases(ports)
     found: dict[str, str] = {}
     given = list(names)
     for name in given:

@@ -251,11 +251,13 @@ def test_contract_that_does_not_hold(refused, workshop, tmp_path):
     export = tmp_path / "export"
     shutil.copytree(workshop.export(), export)
     run = ["run", "--backend", "ort", "--model", export, "--reference"]
-    refused("att_context_size is [70, 1] in the export", *run, workshop.reference((70, 0)).folder)
+    refused(
+        "streaming/att_context_size is [70, 0], the contract says [70, 1]", *run, workshop.reference((70, 0)).folder
+    )
     contract = json.loads((export / "contract.json").read_text())
     contract["graphs"]["encoder.onnx"]["inputs"][2]["shape"][1] = 17
     (export / "contract.json").write_text(json.dumps(contract))
-    refused("port cache_last_channel has shape", *run, workshop.reference().folder)
+    refused("encoder.onnx/inputs/cache_last_channel/shape is", *run, workshop.reference().folder)
 
 
 def test_graph_changed_after_export_is_said_and_run(invoke, workshop, tmp_path):
@@ -477,3 +479,56 @@ def test_interruption_exits_130(tmp_path):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err.strip() == "interrupted"
+
+
+def test_contracts_are_written_checked_and_shown(invoke, workshop, demo_path, tmp_path):
+    written = tmp_path / "contract.json"
+    assert invoke("contract", "write", demo_path, "--att-context", "70,1", "--out", written)[0] == 0
+    status, out, _ = invoke("contract", "check", written, workshop.export())
+    assert (status, "values agree" in out) == (0, True)
+    status, out, _ = invoke("contract", "check", written, workshop.reference((70, 1), "native").folder, "--json", "-")
+    found = json.loads(out)
+    assert (status, found["schema"], found["agrees"]) == (1, "streamparity.contract-check/1", False)
+    assert [(each["name"], each["target"]) for each in found["disagreements"]] == [("streaming/schedule", "native")]
+    status, out, _ = invoke("contract", "check", written, workshop.export((70, 13)) / "encoder.onnx")
+    assert status == 1
+    assert "step/encoded_lengths of step 2, fed 281 frames is 14, the contract says 2" in out
+    assert "  breaks: another attention context" in out
+    status, out, _ = invoke("contract", "show", written, "--audio-seconds", 2, "--schedule", "padded")
+    assert (status, out.count("\n")) == (0, 1 + 1 + 13 + 1 + 4)
+    status, both, _ = invoke("contract", "show", written, "--audio-seconds", 2)
+    assert both.startswith(out[: out.index("frames: new")])
+    status, out, _ = invoke("contract", "show", demo_path, "--att-context", "70,0", "--schedule", "native")
+    assert (status, out.splitlines()[0].split(",")[0]) == (0, "schedule native")
+
+
+def test_run_holds_a_port_to_the_contract_of_its_model(invoke, refused, workshop, demo_path, tmp_path):
+    shutil.copy(workshop.export() / "encoder.onnx", tmp_path / "encoder.onnx")
+    write = ["contract", "write", demo_path, "--force", "--out", tmp_path / "contract.json", "--att-context"]
+    run = ["run", "--backend", "ort", "--model", tmp_path, "--reference", workshop.reference().folder, "--chunks", 2]
+    assert invoke(*write, "70,1")[0] == 0
+    status, _, err = invoke(*run)
+    assert (status, "contract" in err) == (0, False)
+    assert invoke(*write, "70,0")[0] == 0
+    refused("streaming/att_context_size is [70, 1], the contract says [70, 0]", *run)
+    contract = json.loads((tmp_path / "contract.json").read_text())
+    contract["encoder"]["inputs"][3]["shape"][1] = 2
+    (tmp_path / "contract.json").write_text(json.dumps(contract))
+    refused("encoder/inputs/cache_last_time/shape is", *run)
+
+
+def test_contract_refusals(refused, demo_path, tmp_path):
+    contract = tmp_path / "contract.json"
+    contract.write_text("{}")
+    refused("not a contract that can be read", "contract", "check", contract, demo_path)
+    refused("not a contract that can be read", "contract", "show", contract)
+    refused("is there already", "contract", "write", demo_path, "--out", contract)
+    assert contract.read_text() == "{}"
+    sound = Path(__file__).parents[2] / "contracts" / "parakeet-tdt-0.6b-v3.json"
+    refused("is neither a file, an export nor a dump", "contract", "check", sound, tmp_path / "absent")
+    refused("is of no known kind", "contract", "check", sound, __file__)
+    (tmp_path / "x.engine").touch()
+    refused("not an engine's description", "contract", "check", sound, tmp_path / "x.engine")
+    refused("no attention context [3, 3]", "contract", "show", sound, "--att-context", "3,3")
+    for seconds in ("nan", "inf", "-1", "0", "4000", "0.00001"):
+        refused("seconds of audio make no table", "contract", "show", sound, "--audio-seconds", seconds)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from copy import deepcopy
 
+import jsonschema
 import numpy as np
 import pytest
 import soundfile
 from safetensors.numpy import load_file, save_file
 
 from streamparity import compare
+from streamparity.contract.model import contract_schema
 from streamparity.demo import demo_audio, demo_recordings
 from streamparity.dump import DumpReader
 from streamparity.run import RunOptions, run
@@ -133,6 +136,30 @@ def test_other_models_stream_as_nemo_does_and_their_export_passes(saved, tmp_pat
         assert on_ort["objections"] == [], [(t["name"], t["error"]) for t in on_ort["tensors"] if t["error"]]
         assert on_ort["coverage"]["unmatched"] == []
         assert (on_ort["tokens"] is not None) == (name == "hybrid")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_contracts_of_other_models(saved, name):
+    from streamparity.contract.from_nemo import contract_of
+    from streamparity.contract.targets import check
+    from streamparity.reference.nemo import StreamingOptions, configure_streaming, load_model
+
+    model = load_model(str(saved[name]))
+    streaming = configure_streaming(model.module, StreamingOptions(**MODELS[name][2]))
+    contract = contract_of(model, streaming, "test")
+    jsonschema.Draft202012Validator(contract_schema()).validate(json.loads(contract.to_bytes()))
+    (context,) = [each for each in contract.contexts if each.streaming == streaming]
+    caches = model.module.encoder.get_initial_cache_state(batch_size=1)
+    sides = ((context.cache_last_channel, caches[0]), (context.cache_last_time, caches[1]))
+    assert [shape for shape, _ in sides] == [tuple(cache.transpose(0, 1).shape) for _, cache in sides]
+    assert contract.features.streaming_safe == (name != "tdt")
+    assert (contract.decoder is None) == (name == "ctc")
+    assert contract.decoding.kind == {"tdt": "tdt", "ctc": "ctc", "hybrid": "rnnt"}[name]
+    assert contract.decoder is None or contract.decoder.logits == 41 + len(contract.decoding.durations)
+    assert check(contract, saved[name]).ledger.disagreements == []
+    other = next(each for each in MODELS if each != name)
+    found = {each.name for each in check(contract, saved[other]).ledger.disagreements}
+    assert {"model/sha256", "model/class"} <= found
 
 
 @pytest.fixture(scope="module")

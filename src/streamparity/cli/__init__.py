@@ -21,6 +21,7 @@ COMMANDS = {
     "dump": "dump",
     "run": "run",
     "compare": "compare",
+    "contract": "contract",
     "report": "report",
 }
 

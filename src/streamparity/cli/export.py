@@ -23,4 +23,4 @@ def command(model: str, out: Path, force: bool, **streaming: Any) -> None:
     contract = export(load_model(model), out, StreamingOptions(**streaming), force=force, note=note)
     for name in contract.graphs:
         click.echo(f"{out / name}: attention context {list(contract.streaming.att_context_size)}")
-    click.echo(f"{out / 'contract.json'}: {contract.model['id']} {contract.model['sha256'][:12]}")
+    click.echo(f"{out / 'contract.json'}: {contract.model.id} {str(contract.model.sha256)[:12]}")

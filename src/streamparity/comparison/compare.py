@@ -11,16 +11,18 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from ..dtypes import name_of
+from ..dtypes import name_of, only_float
 from ..dump import DumpReader, is_dump
 from ..dump.files import RawLayout, Tensors, is_self_describing
 from ..dump.stored import Tensor
 from ..errors import StreamparityError
 from ..tensors import TensorSpec
 from . import result
+from .against import Against
 from .comparator import Comparator
 from .engine import COMPILED_FROM, loops_for
 from .facts import CandidateFacts
+from .noise import noise
 from .shapes import matching_permutation
 from .sources import View, paired, tensors_of, total_bytes
 from .statistics import PERCENTILES
@@ -261,16 +263,19 @@ def _compare_dumps(
     both = min(reference.chunk_count, candidate.chunk_count)
     total = both if settings.overlap else max(judged.requested_chunks or reference.chunk_count, candidate.chunk_count)
     policy = settings.policy if settings.policy.given else judged.policy
+    returned = (spec.dtype for spec in theirs.values() if spec.kind != "input")
+    arithmetic = judged.policy.arithmetic or only_float(returned)
     settings = settings._replace(
-        policy=replace(policy, arithmetic=judged.policy.arithmetic, floor=reference.noise_floor()),
+        policy=replace(policy, arithmetic=arithmetic, floor=reference.noise_floor()),
         allow_unmatched=(*judged.allow_unmatched, *settings.allow_unmatched),
     )
+    against = Against(reference, settings.policy.arithmetic)
     comparator = settings.comparator(specs, total, reference.nbytes + candidate.nbytes)
     comparator.mark_unmatched(_reasons(specs, ours, theirs, judged.unmatched))
 
     def replay() -> Iterator[tuple[int, Mapping[str, Tensor], Mapping[str, Tensor]]]:
         for chunk in range(both):
-            yield chunk, reference.chunk(chunk), candidate.chunk(chunk)
+            yield chunk, against.chunk(chunk), candidate.chunk(chunk)
 
     for each in replay():
         comparator.add(*each)
@@ -284,7 +289,7 @@ def _compare_dumps(
         )
         if sides[0].get("sha256") != sides[1].get("sha256")
     ]
-    notes += incomplete(reference)
+    notes += [*incomplete(reference), *against.notes]
     comparison = comparator.finish(replay)
     return result.build(
         comparison,
@@ -293,7 +298,10 @@ def _compare_dumps(
         model_sha256=reference.manifest.model.get("sha256"),
         reference_sha256=reference.sha256,
         started=settings.started,
-        tokens=compare_tokens(reference, candidate.manifest.tokens, candidate.chunk_count),
+        tokens=compare_tokens(
+            reference, candidate.manifest.tokens, candidate.chunk_count, comparison, replay, settings.policy
+        ),
+        noise=noise(comparison, settings.policy.floor, settings.policy.arithmetic, against.name),
         notes=(*notes, *_left_out(comparator.overlapping)),
     )
 

@@ -11,25 +11,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from ..dtypes import DType, name_of
+from ..dtypes import DTYPE_DEFAULTS, DType, name_of
 from ..dump.noise_floor import NoiseFloor
 from ..errors import StreamparityError, first_line
 from .noise import MARGIN, UNIT_ROUNDOFF, noise_of
 
 Source = Literal["flag", "policy", "noise-floor", "dtype-default", "exact"]
 
-# (rtol, atol) by dtype. float32 has Polygraphy's defaults for two runtimes. torch.testing's (1.3e-6, 1e-5) are for one
-# operator: what float32 alone costs the demo model's joint is past 1e-5 already, as `run --backend torch -o
-# dtype=float64` shows. float64 and the 16-bit types have torch.testing.assert_close's
-# (torch/testing/_comparison.py), which says nothing of float8: one unit in the last place.
-DTYPE_DEFAULTS: dict[str, tuple[float, float]] = {
-    "float8_e5m2": (2.5e-1, 1e-5),
-    "float8_e4m3fn": (1.25e-1, 1e-5),
-    "bfloat16": (1.6e-2, 1e-5),
-    "float16": (1e-3, 1e-5),
-    "float32": (1e-5, 1e-5),
-    "float64": (1e-7, 1e-7),
-}
 FIGURES = ("atol", "rtol", "outliers")
 
 

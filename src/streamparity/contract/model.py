@@ -1,132 +1,111 @@
-"""``contract.json``, schema ``streamparity.contract/1``."""
+"""``contract.json``, schema ``streamparity.contract/1``: what a model, or an export of it, promises.
+
+A ``null`` means that there is none, or, where ``sources`` says so, that it is not known.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from ..errors import StreamparityError
-from ..schedule import StreamingConfig
+from ..schedule import Schedule, StreamingConfig
+from .codec import encode, read, text
+from .json_schema import schema
+from .network import Context, Decoder, Encoder
+from .parts import ContractTolerance, Decoding, Features, Graph, Model, Producer, TensorRT, Timebase, Tokenizer
 
 SCHEMA = "streamparity.contract/1"
 CONTRACT = "contract.json"
 
-
-@dataclass(frozen=True)
-class ContractPort:
-    """A port as exported; a dynamic extent is ``None``."""
-
-    name: str
-    dtype: str
-    shape: tuple[int | None, ...]
-    axes: tuple[str, ...]
+Origin = Literal["file", "nemo-default", "published", "example", "computed", "unknown"]
 
 
 @dataclass(frozen=True)
 class Contract:
-    """What an export promises.
+    """What a model, or an export of it, promises.
 
     Attributes:
-        model: ``id``, ``sha256``, ``class`` of the NeMo model.
-        streaming: the configuration baked into the graph.
-        graphs: per file name, its SHA-256 (and that of the weights beside it, or ``None``), inputs and outputs.
-        decoding: decoder kind, blank, ``max_symbols``, durations, vocabulary.
-        features: rate, window and normalisation of the preprocessor.
-        producer: program and versions.
+        model: which model.
+        streaming: the configuration baked into the graphs, or that an export would have baked in.
+        features: what the encoder is fed.
+        decoding: how encoder frames become labels, null for an encoder alone.
+        graphs: exported files by name, empty for a model that was not exported.
+        producer: what wrote this.
+        timebase: samples, feature frames, encoder frames.
+        tokenizer: labels.
+        encoder: architecture and ports.
+        contexts: how the model streams at each attention context.
+        decoder: prediction network and joint.
+        tolerances: by dtype of the arithmetic; a measured noise floor is better.
+        tensorrt: optimization profiles.
+        sources: where values come from, by JSON pointer; the longest pointer that leads to a value counts. file: read
+            from the model's file. nemo-default: the file leaves it to NeMo. published: from the model's description.
+            example: from NeMo's example configuration of the architecture or NeMo's defaults, not confirmed for this
+            model. computed: from the others. unknown: null, read it from the .nemo.
     """
 
-    model: dict[str, Any]
+    model: Model
     streaming: StreamingConfig
-    graphs: dict[str, dict[str, Any]]
-    decoding: dict[str, Any] | None
-    features: dict[str, Any]
-    producer: dict[str, Any]
+    features: Features
+    decoding: Decoding | None
+    graphs: dict[str, Graph]
+    producer: Producer
+    timebase: Timebase | None = None
+    tokenizer: Tokenizer | None = None
+    encoder: Encoder | None = None
+    contexts: tuple[Context, ...] = ()
+    decoder: Decoder | None = None
+    tolerances: dict[str, ContractTolerance] = field(default_factory=dict)
+    tensorrt: TensorRT = field(default_factory=TensorRT)
+    sources: dict[str, Origin] = field(default_factory=dict)
+
+    @property
+    def schedule(self) -> Schedule:
+        """An exported encoder always drops its pre-encode history: only the padded schedule fits it."""
+        return "padded"
 
     def to_json(self) -> dict[str, Any]:
         """As written to disk."""
-        return {
-            "schema": SCHEMA,
-            "model": self.model,
-            # An exported encoder always drops its pre-encode history: only the padded schedule fits it.
-            "streaming": {"schedule": "padded", **self.streaming.to_json()},
-            "features": self.features,
-            "decoding": self.decoding,
-            "graphs": {
-                name: {
-                    "sha256": graph["sha256"],
-                    "weights_sha256": graph["weights_sha256"],
-                    "inputs": [asdict(port) for port in graph["inputs"]],
-                    "outputs": [asdict(port) for port in graph["outputs"]],
-                }
-                for name, graph in self.graphs.items()
-            },
-            "producer": self.producer,
-        }
+        document: dict[str, Any] = {"schema": SCHEMA, **encode(self)}
+        document["streaming"] = {"schedule": self.schedule, **document["streaming"]}
+        return document
+
+    def to_bytes(self) -> bytes:
+        """The file's content: the same for the same contract."""
+        return f"{text(self.to_json())}\n".encode()
+
+    def source(self, name: str) -> Origin | None:
+        """Where the value at a name, such as ``features/preemph``, comes from; ``None`` where that is not said."""
+        parts = f"/{name}".split("/")
+        prefixes = ("/".join(parts[:count]) for count in range(len(parts), 0, -1))
+        return next((self.sources[prefix] for prefix in prefixes if prefix in self.sources), None)
+
+    def knows(self, name: str) -> bool:
+        """Whether a ``null`` at a name says that there is none, rather than that it is not known."""
+        return self.source(name) not in (None, "unknown")
 
     @classmethod
     def read(cls, path: Path) -> Contract:
         """Read ``contract.json``.
 
         Raises:
-            StreamparityError: not JSON, another schema, or fields missing.
+            StreamparityError: not there, not JSON, another schema, or a field of the wrong kind.
         """
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-            if data.get("schema") != SCHEMA:
-                raise ValueError(f"schema {data.get('schema')!r}, not {SCHEMA!r}")
-            if not isinstance(data["model"].get("sha256"), str):
-                raise ValueError("model.sha256 is missing")
-            return cls(
-                model=data["model"],
-                streaming=StreamingConfig.from_json(data["streaming"]),
-                graphs={
-                    name: {
-                        "sha256": graph["sha256"],
-                        "weights_sha256": graph["weights_sha256"],
-                        "inputs": [_port(port) for port in graph["inputs"]],
-                        "outputs": [_port(port) for port in graph["outputs"]],
-                    }
-                    for name, graph in data["graphs"].items()
-                },
-                decoding=data["decoding"],
-                features=data["features"],
-                producer=data["producer"],
-            )
-        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-            raise StreamparityError(
-                f"{path} is not a contract that can be read: {error}", "export again, or move the file away"
-            ) from None
+        hint = "write it again with `streamparity contract write` or `export`, or move it away"
+        return read(cls, path, SCHEMA, "a contract", hint, {"streaming/schedule": "padded"})
 
 
-def _port(data: Mapping[str, Any]) -> ContractPort:
-    return ContractPort(data["name"], data["dtype"], tuple(data["shape"]), tuple(data["axes"]))
-
-
-def check_against(
-    contract: Contract, graph_name: str, ports: Mapping[str, tuple[str, tuple[int | str | None, ...]]]
-) -> list[str]:
-    """Every disagreement of a graph with its contract, one line each.
-
-    Args:
-        contract: the contract beside the graph.
-        graph_name: file name of the graph.
-        ports: what the graph has: dtype and shape by name; symbolic extents are not numbers.
-    """
-    promised = contract.graphs.get(graph_name)
-    if promised is None:
-        return [f"the contract does not speak of {graph_name}; it has {', '.join(contract.graphs)}"]
-    problems = []
-    for port in [*promised["inputs"], *promised["outputs"]]:
-        if port.name not in ports:
-            problems.append(f"port {port.name} is missing")
-            continue
-        dtype, shape = ports[port.name]
-        fixed = tuple(extent if isinstance(extent, int) else None for extent in shape)
-        if dtype != port.dtype:
-            problems.append(f"port {port.name} is {dtype}, the contract says {port.dtype}")
-        if fixed != port.shape:
-            problems.append(f"port {port.name} has shape {list(fixed)}, the contract says {list(port.shape)}")
-    return problems
+def contract_schema() -> Mapping[str, Any]:
+    """JSON Schema of ``streamparity.contract/1``."""
+    document = schema(Contract)
+    schedule = {"properties": {"schedule": {"const": "padded"}}, "required": ["schedule"]}
+    streaming = {**schedule, **document["properties"]["streaming"]}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": SCHEMA,
+        **document,
+        "properties": {"schema": {"const": SCHEMA}, **document["properties"], "streaming": streaming},
+        "required": ["schema", *document["required"]],
+    }

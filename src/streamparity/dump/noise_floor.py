@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import StreamparityError
 from .atomic import write_bytes
 
 NOISE_FLOOR = "noise_floor.json"
-SCHEMA = "streamparity.noise-floor/1"
+SCHEMA = "streamparity.noise-floor/2"
+# The first one held other dtypes against the dump, float32 itself, and kept no float64 values.
+EARLIER = "streamparity.noise-floor/1"
 
 
 @dataclass(frozen=True)
@@ -28,19 +30,21 @@ class NoiseFloor:
     """What each arithmetic costs each tensor, all of the loop computed in it.
 
     Attributes:
-        errors: by dtype, then by tensor label: ``float32`` is the dump against a float64 run; ``bfloat16`` and
-            ``float16``, where PyTorch could run them, are a run of that dtype against the dump, which is off float64
-            by the float32 figure, orders of magnitude less.
+        errors: by arithmetic, then by tensor label, against the same loop in float64: ``float32`` is the dump itself,
+            the others are PyTorch computing in that arithmetic.
         largest: largest ``abs(reference)`` per tensor; merely storing such a value in float32 rounds it.
+        unmeasured: arithmetics that PyTorch could not run the model in, with the reason.
     """
 
     errors: Mapping[str, Mapping[str, FloorFigures]]
     largest: Mapping[str, float]
+    unmeasured: Mapping[str, str] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         """Write it into a dump's folder, whole or not at all."""
         document = {
             "schema": SCHEMA,
+            "unmeasured": dict(self.unmeasured),
             "largest": dict(self.largest),
             "errors": {
                 dtype: {label: {"max_abs": figures.max_abs, "rmse": figures.rmse} for label, figures in errors.items()}
@@ -61,7 +65,7 @@ class NoiseFloor:
             return None
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
-            if data["schema"] != SCHEMA:
+            if data["schema"] not in (SCHEMA, EARLIER):
                 raise ValueError(f"schema {data['schema']!r}, not {SCHEMA!r}")
             return cls(
                 errors={
@@ -72,6 +76,7 @@ class NoiseFloor:
                     for dtype, errors in data["errors"].items()
                 },
                 largest={str(label): _error(value) for label, value in data["largest"].items()},
+                unmeasured={str(kind): str(reason) for kind, reason in data.get("unmeasured", {}).items()},
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise StreamparityError(

@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
-
 from ..errors import StreamparityError
 from ..tensors import Array, TensorSpec
 from .anatomy import ANATOMY, Anatomy
 from .atomic import write_bytes
-from .formats.base import BadFile
-from .formats.safetensors import load
+from .chunk_files import ChunkFiles
 from .manifest import Manifest
 from .noise_floor import NOISE_FLOOR, NoiseFloor
 
 MANIFEST = "dump.json"
 CHUNKS = "chunks"
+FLOAT64 = "float64"
 TRACE = "trace.jsonl"
-CHUNK_FILE = re.compile(r"\d{6,}\.safetensors(\.partial)?")
+BESIDE = (NOISE_FLOOR, ANATOMY)
 
 
 def is_dump(path: Path) -> bool:
@@ -38,15 +34,15 @@ def is_unfinished(path: Path) -> bool:
     """Whether ``path`` holds nothing but what a dump killed at its very start, or while it was removed, leaves."""
     if not path.is_dir():
         return False
-    ours = {CHUNKS, TRACE, f"{MANIFEST}.partial", f"{TRACE}.partial"}
-    return all(item.name in ours for item in path.iterdir()) and all(
-        CHUNK_FILE.fullmatch(item.name) for item in (path / CHUNKS).glob("*")
+    ours = {CHUNKS, FLOAT64, *(f"{name}{end}" for name in (TRACE, *BESIDE) for end in ("", ".partial"))}
+    return all(item.name in {*ours, f"{MANIFEST}.partial"} for item in path.iterdir()) and all(
+        ChunkFiles(path / name).alone() for name in (CHUNKS, FLOAT64)
     )
 
 
-def chunk_path(folder: Path, index: int) -> Path:
-    """File of chunk ``index``."""
-    return folder / CHUNKS / f"{index:06d}.safetensors"
+def float64_files(folder: Path) -> ChunkFiles:
+    """Where a dump keeps what the same loop computes in float64 (``dump --noise-floor``)."""
+    return ChunkFiles(folder / FLOAT64, "run the dump again with --resume --noise-floor, or remove the float64 folder")
 
 
 def encode(value: Mapping[str, Any]) -> bytes:
@@ -71,6 +67,7 @@ class DumpWriter:
         self.folder = folder
         self.manifest = manifest
         self.next_chunk = 0
+        self._files = ChunkFiles(folder / CHUNKS)
         self._prepare(force, resume)
 
     def _prepare(self, force: bool, resume: bool) -> None:
@@ -84,7 +81,7 @@ class DumpWriter:
                     "resume with the arguments it was begun with, or choose another --out",
                 )
             self.manifest = replace(earlier, complete=False, tokens=None, text=None)
-            self.next_chunk = whole_chunks(self.folder)
+            self.next_chunk = self._files.whole()
             self._cut_trace()
         elif occupied and not force and not (resume and unfinished):
             raise StreamparityError(
@@ -97,16 +94,17 @@ class DumpWriter:
                     "choose another --out, or remove it yourself",
                 )
             self._remove()
-        (self.folder / CHUNKS).mkdir(parents=True, exist_ok=True)
-        for partial in [*self.folder.glob("*.partial"), *(self.folder / CHUNKS).glob("*.partial")]:
+        self._files.prepare()
+        for partial in self.folder.glob("*.partial"):
             partial.unlink()
         self._write_manifest()
 
     def _remove(self) -> None:
         """Remove a dump's own files and nothing else that may lie beside them."""
         (self.folder / MANIFEST).unlink(missing_ok=True)
-        shutil.rmtree(self.folder / CHUNKS, ignore_errors=True)
-        for name in (TRACE, NOISE_FLOOR, ANATOMY):
+        for name in (CHUNKS, FLOAT64):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+        for name in (TRACE, *BESIDE):
             (self.folder / name).unlink(missing_ok=True)
 
     def _cut_trace(self) -> None:
@@ -132,8 +130,7 @@ class DumpWriter:
         if trace:
             with open(self.folder / TRACE, "ab") as file:
                 file.writelines(trace_line(line) for line in trace)
-        contiguous = {name: tensor.copy(order="C") for name, tensor in tensors.items()}
-        write_bytes(chunk_path(self.folder, self.next_chunk), save(contiguous))
+        self._files.write(self.next_chunk, tensors)
         self.next_chunk += 1
 
     def abandon(self) -> None:
@@ -149,10 +146,7 @@ class DumpWriter:
 
     def finish(self, tokens: list[int] | None, text: str | None) -> Manifest:
         """Declare the dump complete; whatever chunks an earlier, longer dump left behind are removed."""
-        index = self.next_chunk
-        while (stale := chunk_path(self.folder, index)).exists():
-            stale.unlink()
-            index += 1
+        self._files.cut(self.next_chunk)
         self.manifest = self.manifest.completed(self.next_chunk, tokens, text)
         self._write_manifest()
         return self.manifest
@@ -171,11 +165,13 @@ class DumpReader:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.manifest = Manifest.read(folder / MANIFEST)
-        self.chunk_count = whole_chunks(folder)
+        self._files = ChunkFiles(folder / CHUNKS)
+        self._float64 = float64_files(folder)
+        self.chunk_count = self._files.whole()
         if self.manifest.complete and self.chunk_count != self.manifest.chunks:
             raise StreamparityError(
                 f"{folder} says it has {self.manifest.chunks} chunks but {self.chunk_count} are there: "
-                f"{chunk_path(folder, self.chunk_count).name} is missing or damaged",
+                f"{self._files.path(self.chunk_count).name} is missing or damaged",
                 "copy the whole folder, or make the dump again",
             )
         if self.chunk_count == 0 and "failed_step" not in self.manifest.extra:
@@ -189,7 +185,7 @@ class DumpReader:
     @property
     def nbytes(self) -> int:
         """Bytes of all chunks on disk."""
-        return sum(chunk_path(self.folder, index).stat().st_size for index in range(self.chunk_count))
+        return sum(self._files.path(index).stat().st_size for index in range(self.chunk_count))
 
     def chunk(self, index: int) -> dict[str, Array]:
         """Every tensor of chunk ``index`` by its key.
@@ -197,11 +193,23 @@ class DumpReader:
         Raises:
             StreamparityError: the file is damaged.
         """
-        path = chunk_path(self.folder, index)
-        try:
-            return load(path)
-        except (BadFile, OSError) as error:
-            raise StreamparityError(f"{path} is damaged: {error}", "run the dump again with --resume") from None
+        return self._files.read(index)
+
+    @property
+    def has_float64(self) -> bool:
+        """Whether the dump keeps what the same loop computes in float64; its floor is then measured against that."""
+        return self._float64.folder.is_dir()
+
+    def float64_chunk(self, index: int) -> dict[str, Array]:
+        """What the same loop computes in float64 of chunk ``index``: output ports and taps, by the keys of the chunk.
+
+        Decoder tensors are there up to the first decision that float64 makes differently.
+
+        Raises:
+            StreamparityError: the file is missing or damaged.
+        """
+        stored = self._float64.read(index)
+        return {name: array for name, array in stored.items() if name.startswith(("out/", "tap/"))}
 
     def noise_floor(self) -> NoiseFloor | None:
         """What arithmetic alone costs, where the dump says (``dump --noise-floor``)."""
@@ -217,18 +225,6 @@ class DumpReader:
     def trace(self) -> list[dict[str, Any]]:
         """Decoding steps of the whole chunks, oldest first."""
         return [line for line in read_trace(self.folder) if line["chunk"] < self.chunk_count]
-
-
-def whole_chunks(folder: Path) -> int:
-    """How many chunks, counted from 0 without a gap, are there and open as safetensors."""
-    index = 0
-    while (path := chunk_path(folder, index)).is_file():
-        try:
-            with safe_open(path, framework="np"):
-                index += 1
-        except (SafetensorError, OSError):
-            break
-    return index
 
 
 def trace_line(line: Mapping[str, Any]) -> bytes:

@@ -22,11 +22,12 @@ def log_probabilities(logits: Array, decoder: Decoder) -> Array:
         decoder: kind, blank and durations.
 
     Returns:
-        The same shape, float32.
+        The same shape, float32, or float64 where ``logits`` are.
     """
     labels = decoder.blank_id + 1
     heads = [logits[:, :labels], logits[:, labels:]] if decoder.durations else [logits]
-    return np.concatenate([_log_softmax(head.astype(np.float64)) for head in heads], axis=1).astype(np.float32)
+    dtype = np.float64 if logits.dtype == np.float64 else np.float32
+    return np.concatenate([_log_softmax(head.astype(np.float64)) for head in heads], axis=1).astype(dtype)
 
 
 def _log_softmax(scores: Array) -> Array:

@@ -182,8 +182,14 @@ class Case:
             return []
         nodes = self.suspects or self.trial.proto.graph.node
         made = {name for node in nodes for name in node.output}
-        scope = "" if self.layer is None else f"encoder.layers.{self.layer}."
-        return cures(self.trial, made, self.anatomy, scope)
+        return cures(self.trial, made, self.anatomy, self._scopes)
+
+    @property
+    def _scopes(self) -> tuple[str, ...]:
+        """Module paths whose parameters might belong into the piece that makes the error."""
+        if self.introduced in self.replayed:
+            return ("decoder.", "joint.")
+        return ("encoder.",) if self.layer is None else (f"encoder.layers.{self.layer}.",)
 
     @property
     def quantised(self) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,11 +12,28 @@ from ..dump import DumpReader
 from ..dump.decoder import JOINT, PREDICTION, PREDICTION_STATES
 from ..dump.trace import log_probabilities
 from ..errors import StepFailed
-from ..runners import Transducer
+from ..runners import Transducer, TransducerCall
 from ..tensors import Array, TensorSpec
 from .errors import PieceError, errors
 
 STATES = (f"tap/{PREDICTION_STATES}_1", f"tap/{PREDICTION_STATES}_2")
+PREDICTIONS, ROWS = f"tap/{PREDICTION}", f"tap/{JOINT}"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation of predictor and joint, given what the reference's was given.
+
+    Attributes:
+        call: what it was given.
+        expected: what the reference made of it, by key of the chunk: a row of the joint, and where the predictor
+            consumed a label in this very evaluation its prediction and states.
+        actual: the same of the model under test.
+    """
+
+    call: TransducerCall
+    expected: Mapping[str, Array]
+    actual: Mapping[str, Array]
 
 
 def replay(
@@ -25,58 +43,60 @@ def replay(
     chunk: int,
     policy: TolerancePolicy,
 ) -> dict[str, PieceError]:
-    """Errors of predictor and joint in one chunk, each call from the reference's frame, label and state."""
-    actual, wanted = replayed(reference, transducer, chunk)
-    return errors([spec for spec in specs if spec.kind == "decoder"], wanted, actual, policy)
+    """Errors of predictor and joint in one chunk, each call from the reference's frame, label and state.
+
+    Nothing where the dump does not hold the predictor's states and the joint's rows.
+    """
+    actual, expected = replayed(reference, transducer, chunk)
+    return errors([spec for spec in specs if spec.kind == "decoder"], expected, actual, policy)
 
 
 def replayed(reference: DumpReader, transducer: Transducer, chunk: int) -> tuple[dict[str, Array], dict[str, Array]]:
-    """What predictor and joint make of the reference's calls of one chunk, and what they should make of them.
+    """What predictor and joint make of the reference's calls of one chunk, and what they should make of them."""
+    done = evaluations(reference, transducer, chunk)
+    return _stacked([each.actual for each in done]), _stacked([each.expected for each in done])
 
-    Nothing where the dump does not hold the predictor's states and the joint's rows, or the two cannot run.
-    """
+
+def _stacked(rows: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: np.stack([row[name] for row in rows if name in row]) for name in names}
+
+
+def evaluations(reference: DumpReader, transducer: Transducer, chunk: int) -> list[Evaluation]:
+    """Every evaluation of one chunk; none where the dump or the model does not have what that takes."""
     manifest = reference.manifest
-    expected = reference.chunk(chunk)
-    if manifest.decoder is None or not {*STATES, f"tap/{JOINT}"} <= set(expected):
-        return {}, {}
+    held = reference.chunk(chunk)
+    if manifest.decoder is None or not {*STATES, ROWS} <= set(held):
+        return []
     # consumed[k] is the label after which the predictor was in state k; the blank begins a stream.
-    consumed, states = [manifest.decoder.blank_id], list[tuple[Array, ...]]()
+    blank = manifest.decoder.blank_id
     lines = reference.trace()
-    for index in range(chunk):
-        held = reference.chunk(index)
-        states += list(zip(*(held[name] for name in STATES), strict=True))
-        consumed += [
-            line["label"] for line in lines if line["chunk"] == index and line["label"] != manifest.decoder.blank_id
-        ]
-    states += list(zip(*(expected[name] for name in STATES), strict=True))
-    frames = expected["out/outputs"][0].T
-    rows, predictions, after = list[Array](), list[Array](), list[tuple[Array, ...]]()
-    known, first = len(states) - len(expected[STATES[0]]), True
+    consumed = [blank, *(line["label"] for line in lines if line["chunk"] < chunk and line["label"] != blank)]
+    before = [reference.chunk(index) for index in range(chunk)]
+    states = [row for tensors in [*before, held] for row in zip(*(tensors[name] for name in STATES), strict=True)]
+    predictions = [row for tensors in [*before, held] for row in tensors.get(PREDICTIONS, ())]
+    frames, known = held["out/outputs"][0].T, len(states) - len(held[STATES[0]])
+    done, seen = list[Evaluation](), known - 1
     try:
-        for line in (line for line in lines if line["chunk"] == chunk):
+        for row, line in enumerate(line for line in lines if line["chunk"] == chunk):
             position = len(consumed) - 1
-            before = states[position - 1] if position else transducer.initial_state()
-            step = transducer.step(frames[line["frame"]], consumed[-1], before)
-            rows.append(step.logits)
-            if position >= known and (first or position == known + len(after)):
-                first = False
-                after.append(step.state)
-                if step.prediction is not None:
-                    predictions.append(step.prediction)
-            if line["label"] != manifest.decoder.blank_id:
+            state = states[position - 1] if position else transducer.initial_state()
+            prediction = predictions[position] if len(predictions) == len(states) else None
+            call = TransducerCall(frames[line["frame"]], consumed[-1], state, prediction)
+            step = transducer.step(call.frame, call.label, call.state)
+            expected, actual = (
+                {ROWS: held[ROWS][row]},
+                {ROWS: log_probabilities(step.logits[None], manifest.decoder)[0]},
+            )
+            if position > seen:
+                seen = position
+                expected |= dict(zip(STATES, states[position], strict=True))
+                actual |= dict(zip(STATES, step.state, strict=True))
+                if step.prediction is not None and prediction is not None:
+                    expected[PREDICTIONS], actual[PREDICTIONS] = prediction, step.prediction
+            done.append(Evaluation(call, expected, actual))
+            if line["label"] != blank:
                 consumed.append(line["label"])
     except (StepFailed, IndexError):
-        return {}, {}
-    actual: dict[str, Array] = {}
-    if rows:
-        actual[f"tap/{JOINT}"] = log_probabilities(np.stack(rows), manifest.decoder)
-    wanted = dict(expected)
-    if after:
-        for part, name in enumerate(STATES):
-            actual[name] = np.stack([state[part] for state in after])
-            wanted[name] = expected[name][: len(after)]
-    if predictions:
-        name = f"tap/{PREDICTION}"
-        actual[name] = np.stack(predictions)
-        wanted[name] = expected[name][: len(predictions)] if name in expected else actual[name]
-    return actual, wanted
+        return []
+    return done

@@ -17,6 +17,7 @@ from .diagnosis import diagnose, schedule_alone
 from .finding import Finding
 from .localization import localization
 from .observation import Observation
+from .repro import write_repro
 from .state import StateWatch, state
 
 
@@ -43,7 +44,6 @@ class Examination:
     """What was found.
 
     Attributes:
-        case: what it rests on.
         localization: the result's ``localization``.
         diagnosis: the result's ``diagnosis``.
         state: the result's ``state``.
@@ -51,7 +51,6 @@ class Examination:
         remarks: what went wrong on the way.
     """
 
-    case: Case
     localization: dict[str, Any] | None = None
     diagnosis: Sequence[dict[str, Any]] = ()
     state: dict[str, Any] | None = None
@@ -62,10 +61,12 @@ class Examination:
 def at_a_glance(seen: Seen) -> Examination:
     """What can be said without running anything again."""
     case = seen.case(seen.runner)
-    return Examination(case, diagnosis=schedule_alone(case))
+    return Examination(diagnosis=schedule_alone(case))
 
 
-def examine(seen: Seen, backend_name: str, model: Path, settings: Mapping[str, str]) -> Examination:
+def examine(
+    seen: Seen, backend_name: str, model: Path, settings: Mapping[str, str], repro: Path | None = None
+) -> Examination:
     """Open the model afresh, run it whole and in pieces on inputs of our choosing, and apply the rules.
 
     Args:
@@ -73,6 +74,7 @@ def examine(seen: Seen, backend_name: str, model: Path, settings: Mapping[str, s
         backend_name: which backend opens the model; not the runner that was driven, which may itself be at fault.
         model: the model under test.
         settings: the backend's options.
+        repro: where the piece that makes the error is to be written.
     """
     options = RunnerOptions.of(seen.specs, seen.reference.manifest.streaming, settings)
     runner = backend(backend_name).open(model, options)
@@ -82,7 +84,10 @@ def examine(seen: Seen, backend_name: str, model: Path, settings: Mapping[str, s
         objections = [f["message"] for f in found if f["code"] == "batch-dependence"]
         place = _unless_it_breaks(lambda: localization(case), "localization", remarks)
         states = _unless_it_breaks(lambda: state(case, seen.watch), "look at the state", remarks)
-        return Examination(case, place, found, states, objections, remarks)
+        if repro is not None:
+            nothing = write_repro(case, repro)
+            remarks.append(f"{repro}: a reproduction" if nothing is None else f"no reproduction: {nothing}")
+        return Examination(place, found, states, objections, remarks)
     finally:
         runner.close()
 

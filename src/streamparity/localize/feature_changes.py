@@ -40,8 +40,26 @@ def feature_changes(script: Script, chunk: int, config: StreamingConfig) -> Iter
     yield from (fed(*change) for change in _moved(script, chunk, signal))
     yield from (fed(*change) for change in _values(signal, planned.zeros))
     yield from (fed(*change) for change in _layouts(signal))
+    yield from _filled(script, chunk, right)
     for text, length in _lengths(signal.shape[2], known, right.tensors["length"]):
         yield FeatureChange("features-differ", "length", text, right.having(length=length))
+
+
+def _filled(script: Script, chunk: int, right: Inputs) -> Iterator[FeatureChange]:
+    """A short chunk, the last, made as long as the others."""
+    signal = right.tensors["audio_signal"]
+    width = script.inputs(max(chunk - 1, 0)).tensors["audio_signal"].shape[2]
+    missing = width - signal.shape[2]
+    if missing <= 0:
+        return
+    silence = np.full((*signal.shape[:2], missing), np.log(LOG_GUARD), signal.dtype)
+    repeated = np.repeat(signal[:, :, -1:], missing, axis=2)
+    for what, more in (("zeros", np.zeros_like(silence)), ("silence", silence), ("its last frame", repeated)):
+        filled = np.concatenate([signal, more], axis=2)
+        for says, length in (("", np.full_like(right.tensors["length"], width)), (" but for its length", None)):
+            tensors = {"audio_signal": filled, "length": right.tensors["length"] if length is None else length}
+            text = f"fills the last chunk up with {what}{says}"
+            yield FeatureChange("features-differ", "audio_signal", text, right.having(**tensors))
 
 
 def _history(script: Script, chunk: int, signal: Array, known: int) -> Iterator[tuple[str, str, Array]]:

@@ -14,6 +14,7 @@ from .trial import PieceTrial
 
 # What a port returns is named by the port.
 PORTS = set(ENCODER_OUTPUTS)
+NEAR = 5  # operators of a norm that is written out
 # Modules that hold everything say nothing.
 VAGUE = {"", "encoder", "encoder.layers"}
 
@@ -54,6 +55,7 @@ def _by_evidence(case: Case) -> Place | None:
         return None
     nodes = [cure.node for cure in case.cures if cure.node is not None]
     named = [cure.parameter.rpartition(".")[0] for cure in case.cures[:1] if cure.parameter is not None]
+    named = named or [norm for norm in (_norm_behind(case, node) for node in nodes[:1]) if norm is not None]
     near = [_scope_near(case, node) for node in nodes]
     shared = _common(named or [scope for scope in near if scope is not None])
     if shared not in VAGUE:
@@ -78,6 +80,18 @@ def _scope_near(case: Case, node: Any) -> str | None:
         # What a module without parameters is called is not known, but where it stands is.
         if other.op_type != "Constant" and (scope in known or scope.rpartition(".")[0] in known):
             return scope
+    return None
+
+
+def _norm_behind(case: Case, node: Any) -> str | None:
+    """The norm that a node without a name is a part of: what follows soon takes its gain."""
+    if node.name or case.trial is None or case.anatomy is None:
+        return None
+    for other, _ in zip(Ancestry(case.trial.proto).after(node), range(NEAR), strict=False):
+        for name in other.input:
+            norm = f"encoder.{name}".rpartition(".")[0]
+            if norm in case.anatomy.norms:
+                return norm
     return None
 
 

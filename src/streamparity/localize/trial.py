@@ -9,7 +9,6 @@ import numpy as np
 
 from ..comparison import TolerancePolicy
 from ..errors import StreamparityError
-from ..runners.onnx_cut import FED, cut, piece
 from ..runners.onnx_graph import FLOATS, OnnxGraph, with_outputs
 from ..runners.ort import OrtRunner, OrtTransducer, create_session
 from ..tensors import Array, TensorSpec, integer_tensors, valid_regions
@@ -69,15 +68,12 @@ class PieceTrial:
         policy: TolerancePolicy,
     ) -> None:
         self._graph, self._spec, self._policy = runner.graph, spec, policy
-        self._reference = script.expected(chunk)
+        self._reference, inputs = script.expected(chunk), script.inputs(chunk)
         self._tensor = runner.tensor_of(spec.label)
-        types = runner.graph.types()
-        edges = [runner.tensor_of(tap.label) for tap in taps]
-        self.proto = piece(cut(runner.graph.proto, edges, [self._tensor], types), [self._tensor])
-        self.floats, self.integers = _kinds(self.proto, types)
-        fed = {FED + runner.tensor_of(tap.label): self._reference[tap.name] for tap in taps}
-        fed |= runner.typed_inputs(script.inputs(chunk).tensors)
-        self._fed = {port.name: fed[port.name] for port in self.proto.graph.input}
+        runner.set_caches(inputs.caches)
+        piece = runner.piece(spec.label, inputs.step, {tap.label: self._reference[tap.name] for tap in taps})
+        self.proto, self._fed = piece.graph, dict(piece.inputs)
+        self.floats, self.integers = _kinds(self.proto, runner.graph.types())
         self.floats |= {name for name, array in self._fed.items() if array.dtype.kind == "f"}
         self._regions = list(valid_regions(spec, self._reference[spec.name].shape, integer_tensors(self._reference)))
         made = self.valid(self._reference[spec.name])

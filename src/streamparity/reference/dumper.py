@@ -13,10 +13,10 @@ from ..dump.trace import emitted
 from ..errors import StreamparityError, first_line
 from ..progress import Note, Progress, no_note, no_progress
 from ..provenance import versions
-from ..schedule import Schedule, chunks, shortest_stream
+from ..schedule import WHOLE_UTTERANCE, Schedule, chunks, shortest_stream
 from .anatomy import anatomy_of
 from .audio import open_recording
-from .features import WHOLE_UTTERANCE, FeatureStream
+from .features import FeatureStream
 from .nemo import LoadedModel, StreamingOptions, configure_streaming, decoder_of
 from .noise_floor import measure
 from .streamer import ReferenceStreamer

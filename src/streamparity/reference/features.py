@@ -12,14 +12,11 @@ from typing import Any
 import numpy as np
 
 from ..errors import StreamparityError
+from ..schedule import WHOLE_UTTERANCE, FrameGrid
 from ..tensors import Array
 from .audio import Recording, SampleWindow
 
 BLOCK_FRAMES = 128
-# Frames of margin on either side of a block: the analysis window reaches n_fft / 2 samples past a frame's centre and
-# pre-emphasis one further, and the preprocessor blanks the last frame of whatever it is given.
-MARGIN_FRAMES = 3
-WHOLE_UTTERANCE = ("per_feature", "all_features")
 STD_FLOOR = 1e-5  # nemo normalize_batch's CONSTANT
 
 
@@ -57,16 +54,17 @@ class FeatureStream:
                 f"the model's preprocessor is {type(self._preprocessor).__name__}, not a mel spectrogram",
                 "streaming features are known for AudioToMelSpectrogramPreprocessor only",
             )
-        self._hop = self._preprocessor.featurizer.hop_length
-        if self._preprocessor.featurizer.n_fft // 2 + 1 > (MARGIN_FRAMES - 1) * self._hop:
+        featurizer = self._preprocessor.featurizer
+        if featurizer.exact_pad:
             raise StreamparityError(
-                f"n_fft {self._preprocessor.featurizer.n_fft} is too long for a hop of {self._hop} samples",
-                "no model with such features is known; please report it",
+                "the model's preprocessor has exact_pad set: its frames are not centred on their samples",
+                "no streaming model with such features is known; please report it",
             )
-        self.frame_seconds = self._hop / recording.sample_rate
+        self._grid = FrameGrid(recording.sample_rate, featurizer.hop_length, featurizer.win_length)
+        self.frame_seconds = featurizer.hop_length / recording.sample_rate
         self._samples = SampleWindow(recording)
-        self._spoken = recording.samples // self._hop
-        self.total_frames = self._spoken + 1
+        self.total_frames = self._grid.frames(recording.samples)
+        self._spoken = self.total_frames - 1
         self._cache: dict[int, Array] = {}
         self._mean: Array | None = None
         self._std: Array | None = None
@@ -98,14 +96,14 @@ class FeatureStream:
 
         start = index * BLOCK_FRAMES
         stop = min(start + BLOCK_FRAMES, self.total_frames)
-        margin = min(start, MARGIN_FRAMES)
-        samples = self._samples.read((start - margin) * self._hop, (stop + MARGIN_FRAMES) * self._hop)
+        piece = self._grid.piece(start, stop)
+        samples = self._samples.read(piece.start, piece.stop)
         signal = torch.from_numpy(samples)[None].to(next(self._preprocessor.buffers()).device)
         with torch.inference_mode():
             features, _ = self._preprocessor(
                 input_signal=signal, length=torch.tensor([signal.shape[1]], device=signal.device)
             )
-        block: Array = features[0, :, margin : margin + stop - start].cpu().numpy().copy()
+        block: Array = features[0, :, piece.skip : piece.skip + piece.frames].cpu().numpy().copy()
         return block
 
     def _statistics(self) -> tuple[Array, Array]:

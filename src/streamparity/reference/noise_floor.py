@@ -1,53 +1,29 @@
-"""What arithmetic alone costs: the reference's loop again in other dtypes, held against the dump."""
+"""What arithmetic alone costs: the reference's loop again in other arithmetics, all held against float64."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..dump import DumpReader
+from ..dump.chunk_files import ChunkFiles
+from ..dump.manifest import Decoder
 from ..dump.noise_floor import FloorFigures, NoiseFloor
+from ..dump.store import float64_files
+from ..errors import first_line
 from ..progress import Note, Progress, no_note, no_progress
 from ..schedule import Chunk
 from ..tensors import Array, TensorSpec, integer_tensors, valid_regions
+from .arithmetic import FLOAT64, LOWER, computing_in
+from .decoding import PREFIX
 from .features import FeatureStream
-from .streamer import ReferenceStreamer
+from .streamer import ReferenceChunk, ReferenceStreamer
 from .taps import PREPROCESSOR, choose_taps
 
-# The dump holds float32: what float64 makes of the same loop is what float32 costs.
-DTYPES = {"float32": "float64", "bfloat16": "bfloat16", "float16": "float16"}
-
-
-@contextmanager
-def arithmetic(module: Any, dtype: Any) -> Iterator[None]:
-    """Have a model compute in ``dtype`` for as long as the context lasts; its own numbers come back unharmed.
-
-    Parameters, buffers and tensors that modules keep outside either are converted.
-    """
-    import torch
-
-    loose = [
-        (part, name, value)
-        for part in module.modules()
-        for name, value in vars(part).items()
-        if isinstance(value, torch.Tensor) and value.is_floating_point()
-    ]
-    held = [(tensor, tensor.data) for tensor in [*module.parameters(), *module.buffers()] if tensor.is_floating_point()]
-    try:
-        for tensor, data in held:
-            tensor.data = data.to(dtype)
-        for part, name, value in loose:
-            vars(part)[name] = value.to(dtype)
-        yield
-    finally:
-        for tensor, data in held:
-            tensor.data = data
-        for part, name, value in loose:
-            vars(part)[name] = value
+LABELS = f"{PREFIX}labels"
 
 
 def measure(
@@ -58,7 +34,9 @@ def measure(
     progress: Progress = no_progress,
     note: Note = no_note,
 ) -> NoiseFloor:
-    """Run the loop of a finished dump again in float64, bfloat16 and float16, same features, caches fed back.
+    """Run the loop of a finished dump again in float64 and in coarser arithmetics, same features, caches fed back.
+
+    What float64 makes of it is kept in the dump; where a kill left some of that, the rest is added.
 
     Args:
         module: the NeMo model the dump was made with, set up as it was then.
@@ -66,88 +44,133 @@ def measure(
         features: the recording's features.
         plan: the dump's chunks.
         progress: called with chunks done and chunks in all.
-        note: told of a dtype that PyTorch cannot run the model in.
+        note: told of an arithmetic that PyTorch cannot run the model in.
 
     Returns:
-        Errors per dtype and tensor, inside the valid regions.
+        Errors per arithmetic and tensor, inside the valid regions.
     """
-    errors, largest = {}, {}
-    for position, (name, other) in enumerate(DTYPES.items()):
-        meter = _Meter(reader)
+    loop = _Loop(module, reader, features, plan)
+    total = len(plan) * (len(LOWER) + 2)
+    files = float64_files(reader.folder)
+    _keep_float64(loop, files, lambda done: progress(done, total))
+    meter = _Meter(reader, files)
+    for index in range(len(plan)):
+        meter.add(index, reader.chunk(index), loop.labels_of_dump(index))
+        progress(len(plan) + index + 1, total)
+    errors, largest, unmeasured = {"float32": meter.figures()}, meter.largest, {}
+    for position, name in enumerate(LOWER, start=2):
+        meter = _Meter(reader, files)
         try:
-            _run(
-                module,
-                other,
-                reader,
-                features,
-                plan,
-                meter,
-                lambda done, p=position: progress(done + p * len(plan), len(DTYPES) * len(plan)),
-            )
+            for index, produced in loop.run(name):
+                meter.add(index, produced.tensors, _labels(produced))
+                progress(position * len(plan) + index + 1, total)
         except (RuntimeError, NotImplementedError) as error:
-            if name == "float32":
-                raise
-            note(f"PyTorch cannot run this model in {name}, so the floor says nothing of it: {error}".splitlines()[0])
+            unmeasured[name] = first_line(error)
+            note(f"PyTorch cannot run this model in {name}, its floor is scaled from float32's: {unmeasured[name]}")
             continue
         errors[name] = meter.figures()
-        if name == "float32":
-            largest = meter.largest
-    return NoiseFloor(errors, largest)
+    return NoiseFloor(errors, largest, unmeasured)
 
 
-def _run(
-    module: Any,
-    dtype: str,
-    reader: DumpReader,
-    features: FeatureStream,
-    plan: Sequence[Chunk],
-    meter: _Meter,
-    done: Any,
-) -> None:
-    import torch
+class _Loop:
+    """A dump's loop, to be run again."""
 
-    manifest = reader.manifest
-    encoder_taps, other_taps = choose_taps(module, manifest.taps)
-    with arithmetic(module, getattr(torch, dtype)):
-        streamer = ReferenceStreamer(
-            module, manifest.decoder, encoder_taps, [tap for tap in other_taps if tap != PREPROCESSOR]
-        )
-        for chunk, produced in zip(plan, streamer.run(features, iter(plan)), strict=True):
-            labels = [line["label"] for line in produced.trace]
-            meter.add(chunk.index, reader.chunk(chunk.index), produced.tensors, labels)
-            done(chunk.index + 1)
+    def __init__(self, module: Any, reader: DumpReader, features: FeatureStream, plan: Sequence[Chunk]) -> None:
+        self._module, self._features, self._plan = module, features, plan
+        self._manifest = reader.manifest
+        self._labels: dict[int, list[int]] = {}
+        for line in reader.trace():
+            self._labels.setdefault(line["chunk"], []).append(line["label"])
+
+    @property
+    def chunks(self) -> int:
+        """How many there are."""
+        return len(self._plan)
+
+    @property
+    def decoder(self) -> Decoder | None:
+        """Rules of decoding."""
+        return self._manifest.decoder
+
+    def labels_of_dump(self, index: int) -> list[int]:
+        """Decisions of the dump in one chunk, blanks included."""
+        return self._labels.get(index, [])
+
+    def run(
+        self, arithmetic: str, first: int = 0, resume: Callable[[ReferenceStreamer], None] | None = None
+    ) -> Iterator[tuple[int, ReferenceChunk]]:
+        """Chunks from ``first`` on, computed in an arithmetic."""
+        encoder_taps, other_taps = choose_taps(self._module, self._manifest.taps)
+        inner = [tap for tap in other_taps if tap != PREPROCESSOR]
+        with computing_in(self._module, arithmetic):
+            streamer = ReferenceStreamer(self._module, self.decoder, encoder_taps, inner)
+            if resume is not None:
+                resume(streamer)
+            chunks = self._plan[first:]
+            for chunk, produced in zip(chunks, streamer.run(self._features, iter(chunks)), strict=True):
+                yield chunk.index, produced
+
+
+def _keep_float64(loop: _Loop, files: ChunkFiles, progress: Callable[[int], None]) -> None:
+    """Write what float64 computes, going on behind the whole chunks that are there already.
+
+    Rows of the decoder end with the first decision that is not the dump's: from there on they do not belong together.
+    """
+    files.prepare()
+    done = files.whole()
+    earlier = [files.read(index)[LABELS].tolist() for index in range(done)]
+    same = all(labels == loop.labels_of_dump(index) for index, labels in enumerate(earlier))
+
+    def resume(streamer: ReferenceStreamer) -> None:
+        blank = None if loop.decoder is None else loop.decoder.blank_id
+        streamer.resume(files.read(done - 1), [label for labels in earlier for label in labels if label != blank])
+
+    for index, produced in loop.run(FLOAT64, done, resume if done else None):
+        labels = _labels(produced)
+        same = same and labels == loop.labels_of_dump(index)
+        rows = {spec.name for spec in produced.specs if spec.kind == "decoder"}
+        kept = {
+            name: array
+            for name, array in produced.tensors.items()
+            if not name.startswith("in/") and (same or name not in rows)
+        }
+        files.write(index, {**kept, LABELS: np.array(labels, np.int64)})
+        progress(index + 1)
+    files.cut(loop.chunks)
+
+
+def _labels(produced: ReferenceChunk) -> list[int]:
+    return [line["label"] for line in produced.trace]
 
 
 class _Meter:
-    """Accumulates errors of a run against a dump."""
+    """Accumulates errors of a run against float64."""
 
-    def __init__(self, reader: DumpReader) -> None:
+    def __init__(self, reader: DumpReader, files: ChunkFiles) -> None:
+        self._reader, self._files = reader, files
         self._specs = [
             spec
             for spec in reader.manifest.tensors
             if spec.kind not in ("input", "length") and not spec.dtype.startswith(("int", "uint"))
         ]
-        self._labels: dict[int, list[int]] = {}
-        for line in reader.trace():
-            self._labels.setdefault(line["chunk"], []).append(line["label"])
         self._same_decisions = True
         self._sums = {spec.label: [0.0, 0.0, 0] for spec in self._specs}
         self.largest = dict.fromkeys(self._sums, 0.0)
 
-    def add(self, index: int, reference: dict[str, Array], other: dict[str, Array], labels: list[int]) -> None:
+    def add(self, index: int, tensors: Mapping[str, Array], labels: list[int]) -> None:
         """Add one chunk. Once a decision differs, decoder rows no longer belong together."""
-        self._same_decisions &= labels == self._labels.get(index, [])
-        counts = integer_tensors(reference)
+        true = self._files.read(index)
+        self._same_decisions &= labels == true[LABELS].tolist()
+        counts = integer_tensors(self._reader.chunk(index))
         for spec in self._specs:
-            if spec.name not in reference or (spec.kind == "decoder" and not self._same_decisions):
-                continue
-            self._add(spec, reference[spec.name], other[spec.name], counts)
+            if spec.name in true and (spec.kind != "decoder" or self._same_decisions):
+                self._add(spec, true[spec.name], tensors[spec.name], counts)
 
-    def _add(self, spec: TensorSpec, reference: Array, other: Array, counts: dict[str, Array]) -> None:
-        if reference.shape != other.shape:
+    def _add(self, spec: TensorSpec, true: Array, other: Array, counts: Mapping[str, Array]) -> None:
+        if true.shape != other.shape:
             return
-        for region in valid_regions(spec, reference.shape, counts):
-            expected = reference[region].astype(np.float64)
+        for region in valid_regions(spec, true.shape, counts):
+            expected = true[region].astype(np.float64)
             error = np.abs(other[region].astype(np.float64) - expected)
             if error.size and np.isfinite(error).all():
                 sums = self._sums[spec.label]

@@ -134,7 +134,8 @@ class ReferenceStreamer:
         if taps is None or decoder is None or self._trace is None:
             return []
         width = decoder.blank_id + 1 + len(decoder.durations)
-        logits = np.array([to_numpy(row).reshape(-1) for row in taps.logits], np.float32).reshape(-1, width)
+        kind = np.float64 if str(self._dtype) == "torch.float64" else np.float32
+        logits = np.array([to_numpy(row).reshape(-1) for row in taps.logits], kind).reshape(-1, width)
         lines = self._trace.chunk(chunk.index, frames, logits)
         labels = emitted(lines, decoder)
         self.tokens += labels

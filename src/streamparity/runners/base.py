@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 from ..errors import StreamparityError
 from ..schedule import StreamingConfig
 from ..tensors import Array, TensorSpec
-from .transducer import Transducer
+from .piece import NoPiece, Piece
+from .transducer import Transducer, TransducerCall
 from .weight import Weight
 
 
@@ -127,6 +128,32 @@ class Runner(ABC):
             StepFailed: the model could not run the chunk.
         """
         raise NotImplementedError(f"backend {self.name} cannot run its pieces one by one")
+
+    def piece(self, label: str, chunk: StepInput, forced: Mapping[str, Array]) -> Piece:
+        """What computes one tap or output port of :meth:`isolated_step`, as a graph of its own.
+
+        Args:
+            label: the tap or output port.
+            chunk: the chunk; the caches are those set last.
+            forced: arrays by tap label.
+
+        Raises:
+            NoPiece: there is none, with the reason.
+        """
+        raise NoPiece(f"backend {self.name} runs no graph that could be cut")
+
+    def decoder_piece(self, label: str, call: TransducerCall) -> Piece:
+        """What computes one decoder tensor of one evaluation, as a graph of its own; scores as log-probabilities.
+
+        Args:
+            label: ``decoder.prediction``, one of its states, or ``joint``, which is cut off the predictor where what
+                the reference's predicts is known.
+            call: what the evaluation is given.
+
+        Raises:
+            NoPiece: there is none, with the reason.
+        """
+        raise NoPiece(f"backend {self.name} runs no graph that could be cut")
 
     def weights(self) -> Iterable[Weight]:
         """The model's weights under NeMo's names and in NeMo's layout, where the backend can tell."""

@@ -60,3 +60,13 @@ def piece(proto: Any, outputs: Sequence[str]) -> Any:
     for value in [value for value in extracted.graph.input if value.name not in needed]:
         extracted.graph.input.remove(value)
     return extracted
+
+
+def with_log_softmax(proto: Any, scores: str) -> tuple[Any, str]:
+    """A copy of the graph with log-probabilities of ``scores`` as one more tensor, and that tensor's name."""
+    import onnx
+
+    name, copy = "log_probabilities", onnx.ModelProto()
+    copy.CopyFrom(proto)
+    copy.graph.node.append(onnx.helper.make_node("LogSoftmax", [scores], [name], name=f"/{name}", axis=-1))
+    return copy, name

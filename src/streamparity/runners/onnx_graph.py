@@ -25,6 +25,8 @@ STRANGERS = 4
 # Operators that hand numbers on as they are.
 MOVES = {"Cast", "Concat", "Expand", "Flatten", "Gather", "Identity", "Pad", "Reshape", "Slice", "Split", "Squeeze"}
 MOVES |= {"Tile", "Transpose", "Unsqueeze"}
+# Put between modules by those who quantise a graph, under names of one of them.
+QUANTISERS = {"QuantizeLinear", "DynamicQuantizeLinear", "DequantizeLinear"}
 FLOATS = {1: "float32", 10: "float16", 11: "float64", 16: "bfloat16"}
 ELEMENT_TYPES = {**FLOATS, 2: "uint8", 3: "int8", 5: "int16", 6: "int32", 7: "int64", 9: "bool"}
 
@@ -36,6 +38,11 @@ class GraphPort:
     name: str
     dtype: str
     shape: tuple[int | str | None, ...]
+
+    @property
+    def extents(self) -> tuple[int | None, ...]:
+        """The shape with ``None`` for whatever is not fixed."""
+        return tuple(extent if isinstance(extent, int) else None for extent in self.shape)
 
 
 class OnnxGraph:
@@ -113,7 +120,7 @@ class OnnxGraph:
             ``{tap: tensor name}``, and ``{tap: reason}`` for those without counterpart.
         """
         nodes = list(self.proto.graph.node)
-        scopes = [module_path(node.name) for node in nodes]
+        scopes = ["" if node.op_type in QUANTISERS else module_path(node.name) for node in nodes]
         users: dict[str, list[str]] = {}
         for node, scope in zip(nodes, scopes, strict=True):
             for name in node.input:
@@ -121,6 +128,7 @@ class OnnxGraph:
         outputs, types = {port.name for port in self.outputs}, self.types()
         producers = {name: node for node in nodes for name in node.output}
         found, reasons = {}, {}
+        taps = list(taps)
         for tap in taps:
             path = tap.removeprefix(root)
             inside = [node for node, scope in zip(nodes, scopes, strict=True) if _within(scope, path)]
@@ -135,7 +143,10 @@ class OnnxGraph:
             leaving = used or [(name, node) for name, node in computed if name in outputs]
             if tap in SECOND_OUTPUT:
                 leaving = [each for each in leaving if not _fed(each[1], inside, producers, types)] or leaving
-            if not inside:
+            unnamed = _last_part_without_a_name(path, [t.removeprefix(root) for t in taps], scopes)
+            if inside and unnamed is not None:
+                reasons[tap] = f"no node of the graph is named after {unnamed}, the last part of {path}"
+            elif not inside:
                 reasons[tap] = f"no node of the graph is named after {path} (renamed or fused by an optimiser?)"
             elif not leaving:
                 reasons[tap] = f"no floating-point tensor leaves {path} in the graph (fused into its neighbours?)"
@@ -153,6 +164,13 @@ class OnnxGraph:
         values = [*inferred.graph.value_info, *inferred.graph.output]
         return {value.name: value.type.tensor_type.elem_type for value in values}
 
+    def filled(self, part: Any) -> Any:
+        """A part of the graph with its external weights, those of the rest being left where they are."""
+        from onnx.external_data_helper import load_external_data_for_model
+
+        load_external_data_for_model(part, str(self.path.parent))
+        return part
+
     def with_outputs(self, names: Sequence[str]) -> bytes:
         """The graph, serialised, with inner tensors marked as outputs."""
         return with_outputs(self.proto, names)
@@ -161,6 +179,13 @@ class OnnxGraph:
         """The graph, serialised, cut at inner tensors (:func:`streamparity.runners.onnx_cut.cut`)."""
         data: bytes = cut(self.proto, names, outputs, self.types()).SerializeToString()
         return data
+
+
+def _last_part_without_a_name(path: str, taps: Sequence[str], scopes: Sequence[str]) -> str | None:
+    """The last part of a module, where no node is named after it: then where the module ends cannot be told."""
+    parts = [tap for tap in taps if tap.startswith(f"{path}.")]
+    last = parts[-1] if parts else None
+    return last if last is not None and not any(_within(scope, last) for scope in scopes) else None
 
 
 def with_outputs(proto: Any, names: Sequence[str]) -> bytes:

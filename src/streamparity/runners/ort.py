@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..dump.decoder import PREDICTION
+from ..dtypes import ARITHMETICS, only_float
+from ..dump.decoder import JOINT, PREDICTION, PREDICTION_STATES
 from ..errors import BackendMissing, Stateless, StepFailed, StreamparityError, first_line
 from ..tensors import (
     CACHE_FEEDBACK,
@@ -23,10 +24,11 @@ from ..tensors import (
     canonical_names,
 )
 from .base import Runner, RunnerOptions, StepInput
-from .onnx_cut import FED
+from .onnx_cut import FED, cut, piece, with_log_softmax
 from .onnx_graph import STATELESS_HINT, OnnxGraph, missing_ports, module_path, with_outputs
 from .onnx_weights import weights
-from .transducer import State, TransducerStep
+from .piece import NoPiece, Piece
+from .transducer import State, TransducerCall, TransducerStep
 from .weight import Weight
 
 OPTIMISATION = {"disable": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "all": "ORT_ENABLE_ALL"}
@@ -78,6 +80,14 @@ def thread_count(settings: Mapping[str, str]) -> int:
     return int(value)
 
 
+def _arithmetic(settings: Mapping[str, str]) -> str | None:
+    """The ``arithmetic`` setting: an int8 or TF32 model, or one of half precision inside, has float32 ports."""
+    value = settings.get("arithmetic")
+    if value is not None and value not in ARITHMETICS:
+        raise StreamparityError(f"arithmetic={value} is unknown", f"use one of {', '.join(ARITHMETICS)}")
+    return value
+
+
 class OrtRunner(Runner):
     """Drives an exported encoder with IOBinding: a step's caches are the next step's inputs without being copied."""
 
@@ -86,6 +96,7 @@ class OrtRunner(Runner):
         "threads": "threads per operator, 0 for all cores; default 1",
         "provider": "execution provider; default CPUExecutionProvider",
         "optimization": "graph optimization: disable, basic or all; default all",
+        "arithmetic": f"what to judge it as: {', '.join(ARITHMETICS)}; default by the type of its ports",
     }
 
     @classmethod
@@ -110,15 +121,17 @@ class OrtRunner(Runner):
             raise Stateless(
                 f"{path} cannot stream: it has no {', '.join(missing)} (exported without cache support)", STATELESS_HINT
             )
+        self.arithmetic = _arithmetic(options.settings) or only_float(port.dtype for port in graph.outputs)
         self._dtypes = {port.name: np.dtype(port.dtype) for port in graph.inputs if port.dtype != "bfloat16"}
         self._taps, self.unmatched = graph.tap_tensors(options.taps, "encoder.")
         self._session = create_session(graph, graph.with_outputs(list(self._taps.values())), options.settings)
         self._binding = self._session.io_binding()
         self._caches: dict[str, Any] = {}
         decoder = decoder_beside(path)
-        if decoder is not None:
-            self.transducer = OrtTransducer(decoder, options)
-            self.unmatched.update(self.transducer.unmatched)
+        self._decoder = None if decoder is None else OrtTransducer(decoder, options)
+        if self._decoder is not None:
+            self.transducer = self._decoder
+            self.unmatched.update(self._decoder.unmatched)
 
     def set_caches(self, caches: Mapping[str, Array]) -> None:
         """Bind copies of ``caches`` for the next step."""
@@ -163,9 +176,7 @@ class OrtRunner(Runner):
         if at not in self._pieces:
             data = self.graph.cut_at(at, list(self._taps.values()))
             self._pieces[at] = create_session(self.graph, data, self._settings)
-        given = {"audio_signal": chunk.audio_signal, "length": chunk.length}
-        typed = self.typed_inputs(given | {name: value.numpy() for name, value in self._caches.items()})
-        typed |= {FED + self._taps[label]: array for label, array in forced.items()}
+        typed = self._fed(chunk) | {FED + self._taps[label]: array for label, array in forced.items()}
         wanted = {f"out/{name}": actual for name, actual in self._outputs.items()}
         wanted |= {f"tap/{tap}": tensor for tap, tensor in self._taps.items()}
         names = list(dict.fromkeys(wanted.values()))
@@ -178,10 +189,29 @@ class OrtRunner(Runner):
     def weights(self) -> Iterator[Weight]:
         """Encoder, predictor and joint."""
         yield from weights(self.graph.proto, self.graph.path.parent, "encoder.")
-        if isinstance(self.transducer, OrtTransducer):
-            yield from weights(self.transducer.graph.proto, self.graph.path.parent, "")
+        if self._decoder is not None:
+            yield from weights(self._decoder.graph.proto, self.graph.path.parent, "")
 
-    def typed_inputs(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
+    def piece(self, label: str, chunk: StepInput, forced: Mapping[str, Array]) -> Piece:
+        """By onnx's own extractor."""
+        name = self.tensor_of(label)
+        given = {self._taps[tap]: array for tap, array in forced.items() if tap in self._taps}
+        graph = self.graph.filled(piece(cut(self.graph.proto, list(given), [name], self.graph.types()), [name]))
+        values = {FED + tensor: array for tensor, array in given.items()} | self._fed(chunk)
+        return Piece(graph, {port.name: values[port.name] for port in graph.graph.input})
+
+    def decoder_piece(self, label: str, call: TransducerCall) -> Piece:
+        """By onnx's own extractor."""
+        if self._decoder is None:
+            raise NoPiece("there is no decoder_joint")
+        return self._decoder.piece(label, call)
+
+    def _fed(self, chunk: StepInput) -> dict[str, Array]:
+        """The encoder's inputs as the graph takes them, the caches being those set last."""
+        given = {"audio_signal": chunk.audio_signal, "length": chunk.length}
+        return self._typed_inputs(given | {name: value.numpy() for name, value in self._caches.items()})
+
+    def _typed_inputs(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
         """Encoder inputs by canonical name as the graph takes them: its own names and dtypes."""
         return {self._inputs[n]: np.asarray(array, self._dtypes[self._inputs[n]]) for n, array in tensors.items()}
 
@@ -257,19 +287,41 @@ class OrtTransducer:
         Raises:
             StepFailed: the graph could not run.
         """
+        logits, first, second, *prediction = self._run(self._fed(TransducerCall(frame, label, state)))
+        return TransducerStep(logits.reshape(-1), (first, second), prediction[0].reshape(-1) if prediction else None)
+
+    def piece(self, label: str, call: TransducerCall) -> Piece:
+        """See :meth:`Runner.decoder_piece`."""
+        names = {JOINT: "outputs", **{f"{PREDICTION_STATES}_{part}": f"output_states_{part}" for part in (1, 2)}}
+        name = names.get(label, self._prediction)
+        if name is None:
+            raise NoPiece(f"the graph has no tensor for {label}")
+        whole, values = self.graph.proto, self._fed(call)
+        if label == JOINT and call.prediction is not None and self._prediction is not None:
+            own = self._run(values)[-1]
+            values[FED + self._prediction] = np.asarray(call.prediction, own.dtype).reshape(own.shape)
+            whole = cut(whole, [self._prediction], [], self.graph.types())
+        if label == JOINT:
+            whole, name = with_log_softmax(whole, name)
+        graph = self.graph.filled(piece(whole, [name]))
+        return Piece(graph, {port.name: values[port.name] for port in graph.graph.input})
+
+    def _fed(self, call: TransducerCall) -> dict[str, Array]:
         feed = {
-            "encoder_outputs": frame.reshape(1, -1, 1),
-            "targets": np.array([[label]]),
+            "encoder_outputs": call.frame.reshape(1, -1, 1),
+            "targets": np.array([[call.label]]),
             "target_length": np.array([1]),
-            "input_states_1": state[0],
-            "input_states_2": state[1],
+            "input_states_1": call.state[0],
+            "input_states_2": call.state[1],
         }
-        typed = {name: np.asarray(value, dtype=self._types[name]) for name, value in feed.items()}
+        return {name: np.asarray(value, dtype=self._types[name]) for name, value in feed.items()}
+
+    def _run(self, values: Mapping[str, Array]) -> list[Array]:
         try:
-            logits, first, second, *prediction = self._session.run(self._fetch, typed)
+            fetched: list[Array] = self._session.run(self._fetch, dict(values))
         except Exception as error:  # onnxruntime's exception classes share no public base
             raise _step_failed(error) from None
-        return TransducerStep(logits.reshape(-1), (first, second), prediction[0].reshape(-1) if prediction else None)
+        return fetched
 
 
 def _step_failed(error: Exception) -> StepFailed:

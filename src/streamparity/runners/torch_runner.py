@@ -17,7 +17,9 @@ from ..reference.taps import EncoderTaps
 from ..schedule import StreamingConfig
 from ..tensors import CACHE_FEEDBACK, Array
 from .base import Runner, RunnerOptions, StepInput
-from .transducer import State, TransducerStep
+from .piece import Piece
+from .torch_pieces import decoder_piece, submodule_piece
+from .transducer import State, TransducerCall, TransducerStep
 from .weight import Weight
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
@@ -104,6 +106,14 @@ class TorchRunner(Runner):
                 return self.step(chunk)
             finally:
                 self._caches = caches
+
+    def piece(self, label: str, chunk: StepInput, forced: Mapping[str, Array]) -> Piece:
+        """The submodule, by torch.onnx, with what it is given in :meth:`isolated_step`."""
+        return submodule_piece(self._module, label, lambda: self.isolated_step(chunk, forced))
+
+    def decoder_piece(self, label: str, call: TransducerCall) -> Piece:
+        """Predictor or joint, by torch.onnx."""
+        return decoder_piece(self._module, label, call, self._dtype)
 
     def weights(self) -> Iterator[Weight]:
         """Every parameter and buffer."""

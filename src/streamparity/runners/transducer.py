@@ -25,6 +25,23 @@ class TransducerStep:
     prediction: Array | None
 
 
+@dataclass(frozen=True)
+class TransducerCall:
+    """What one evaluation is given.
+
+    Attributes:
+        frame: encoder frame ``[D]``.
+        label: the label consumed.
+        state: predictor state before it.
+        prediction: what the reference's predictor makes of label and state, ``[H]``, where that is known.
+    """
+
+    frame: Array
+    label: int
+    state: State
+    prediction: Array | None = None
+
+
 class Transducer(Protocol):
     """A predictor and joint, as ``decoder_joint`` exports them."""
 

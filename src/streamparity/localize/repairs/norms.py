@@ -27,16 +27,18 @@ def epsilon(nodes: Sequence[Any], anatomy: Anatomy | None) -> Iterator[Repair]:
             yield Repair("constant", node, text, _with_epsilon(node.output[0], value), f"epsilon {value:g}")
 
 
-def norms(nodes: Sequence[Any], inner: Mapping[str, Array], anatomy: Anatomy | None, scope: str) -> Iterator[Repair]:
+def norms(
+    nodes: Sequence[Any], inner: Mapping[str, Array], anatomy: Anatomy | None, scopes: tuple[str, ...]
+) -> Iterator[Repair]:
     """What a linear operator takes replaced by the reference's layer norm of each tensor of its shape.
 
     Args:
         nodes: nodes that may be changed.
         inner: the piece's tensors.
         anatomy: the reference's.
-        scope: where its layer norms are looked for.
+        scopes: beginnings of the module paths in which its layer norms are looked for.
     """
-    for name, gain, offset, small in _layer_norms(anatomy, scope):
+    for name, gain, offset, small in _layer_norms(anatomy, scopes):
         build = _layer_norm(gain, offset, small)
         for user, source in _norm_places(nodes, inner, gain.size):
             text = f"{described(user)} takes {name} (epsilon {small:g}) of {source.removeprefix(FED)}"
@@ -44,12 +46,12 @@ def norms(nodes: Sequence[Any], inner: Mapping[str, Array], anatomy: Anatomy | N
             yield Repair("operator", user, text, edit, parameter=f"{name}.weight")
 
 
-def _layer_norms(anatomy: Anatomy | None, scope: str) -> Iterator[tuple[str, Array, Array, float]]:
+def _layer_norms(anatomy: Anatomy | None, scopes: tuple[str, ...]) -> Iterator[tuple[str, Array, Array, float]]:
     """Name, gain, offset and epsilon of the layer norms that the dump knows all of."""
     for name, norm in {} if anatomy is None else anatomy.norms.items():
         parts = [None if anatomy is None else anatomy.parameters.get(f"{name}.{part}") for part in ("weight", "bias")]
         gain, offset = (None if part is None else part.whole() for part in parts)
-        if norm.kind == "LayerNorm" and name.startswith(scope) and gain is not None and offset is not None:
+        if norm.kind == "LayerNorm" and name.startswith(scopes) and gain is not None and offset is not None:
             yield name, gain, offset, norm.epsilon
 
 

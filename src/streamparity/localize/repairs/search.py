@@ -55,18 +55,18 @@ class Cure:
     parameter: str | None = None
 
 
-def cures(trial: Trial, suspects: Collection[str], anatomy: Anatomy | None, scope: str) -> list[Cure]:
+def cures(trial: Trial, suspects: Collection[str], anatomy: Anatomy | None, scopes: tuple[str, ...]) -> list[Cure]:
     """Edits that mend a piece: all of the first kind of which there is one.
 
     Args:
         trial: the piece.
         suspects: tensors made by the nodes that can have made the error.
         anatomy: the reference's.
-        scope: module path in which parameters that might belong there are looked for.
+        scopes: beginnings of the module paths in which parameters that might belong there are looked for.
     """
     if len(trial.proto.graph.node) > MOST_NODES:
         return []
-    search = _Search(trial, suspects, anatomy, scope)
+    search = _Search(trial, suspects, anatomy, scopes)
     for kind in (search.extra, search.structure, search.weights, search.missing, search.numbers, search.several):
         found = list(islice(kind(), MOST_CURES))
         if found:
@@ -75,8 +75,10 @@ def cures(trial: Trial, suspects: Collection[str], anatomy: Anatomy | None, scop
 
 
 class _Search:
-    def __init__(self, trial: Trial, suspects: Collection[str], anatomy: Anatomy | None, scope: str) -> None:
-        self._trial, self._anatomy, self._scope = trial, anatomy, scope
+    def __init__(
+        self, trial: Trial, suspects: Collection[str], anatomy: Anatomy | None, scopes: tuple[str, ...]
+    ) -> None:
+        self._trial, self._anatomy, self._scopes = trial, anatomy, scopes
         self._proto, self._floats = trial.proto, trial.floats
         self._nodes = [node for node in trial.proto.graph.node if set(node.output) & set(suspects)]
         self._left = MOST_WORK // len(trial.proto.graph.node)
@@ -99,7 +101,7 @@ class _Search:
 
     def weights(self) -> Iterator[Cure]:
         """A parameter under a name that tells nothing."""
-        return self._all(vectors(self._proto, self._nodes, self._inner, self._known))
+        return self._all(vectors(self._proto, self._nodes, self._known))
 
     def missing(self) -> Iterator[Cure]:
         """Something that is not added."""
@@ -108,7 +110,7 @@ class _Search:
                 yield Cure("addend", None, text, self._trial.before.max_abs, 0.0)
         fed = [port.name for port in self._proto.graph.input if port.name in self._floats & set(self._inner)]
         yield from self._all(residuals(self._nodes, self._inner, fed))
-        yield from self._all(norms(self._nodes, self._inner, self._anatomy, self._scope))
+        yield from self._all(norms(self._nodes, self._inner, self._anatomy, self._scopes))
 
     def numbers(self) -> Iterator[Cure]:
         """A number that is another."""
@@ -152,7 +154,9 @@ class _Search:
     def _known(self) -> Mapping[str, Array]:
         """The reference's small parameters in and around the module that fails."""
         parameters = {} if self._anatomy is None else self._anatomy.parameters
-        near = {name: p.whole() for name, p in parameters.items() if name.startswith(self._scope) and len(p.shape) <= 2}
+        near = {
+            name: p.whole() for name, p in parameters.items() if name.startswith(self._scopes) and len(p.shape) <= 2
+        }
         return {name: values for name, values in near.items() if values is not None}
 
     def _all(self, repairs: Iterable[Repair]) -> Iterator[Cure]:

@@ -13,15 +13,12 @@ from .repair import Edit, Repair, described, find, hold, put_behind
 LINEAR = ("MatMul", "Gemm")
 
 
-def vectors(
-    proto: Any, nodes: Sequence[Any], inner: Mapping[str, Array], known: Mapping[str, Array]
-) -> Iterator[Repair]:
+def vectors(proto: Any, nodes: Sequence[Any], known: Mapping[str, Array]) -> Iterator[Repair]:
     """The reference's parameters in place of the graph's own, and biases where the graph has none.
 
     Args:
         proto: the piece.
         nodes: nodes that may be changed.
-        inner: its tensors.
         known: the reference's parameters by name.
     """
     held = {tensor.name: tuple(tensor.dims) for tensor in proto.graph.initializer}
@@ -35,10 +32,9 @@ def vectors(
                     text = f"{described(node)} takes {parameter} as its operand {position}"
                     edit = _takes(node.output[0], position, fitting)
                     yield Repair(kind, node, text, edit, parameter=parameter)
-        made = inner.get(node.output[0])
-        if node.op_type in LINEAR and made is not None and made.ndim:
+        if node.op_type in LINEAR and held.get(node.input[1]):
             for parameter, values in known.items():
-                if parameter.endswith("bias") and values.shape == made.shape[-1:]:
+                if parameter.endswith("bias") and values.size in held[node.input[1]]:
                     text = f"{parameter} is added to what {described(node)} makes"
                     yield Repair("weight", node, text, _biased(node.output[0], values), parameter=parameter)
 

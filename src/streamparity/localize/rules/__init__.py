@@ -27,6 +27,7 @@ RULES: tuple[Rule, ...] = (
     features.inside_the_model,
     features.layout,
     mending.mended,
+    structure.holds_another,
     structure.graph_differs,
     decisions.near_tie,
     decisions.degenerate,

@@ -17,30 +17,22 @@ def near_tie(case: Case) -> Iterator[Finding]:
     From a choice that goes the other way the predictor and the joint are called otherwise, and their tensors diverge;
     by themselves, given what the reference's were, they are right.
     """
-    decoder = {spec.label for spec in case.specs if spec.kind == "decoder"}
-    if case.divergence is None:
-        joint = next((t for t in case.comparison["tensors"] if t["name"] == JOINT), None)
-        error = None if joint is None or case.tokens is None or case.tokens["equal"] else joint["max_abs"]
-    elif case.divergence["tensor"] in decoder and case.introduced is None and JOINT in case.replayed:
-        error = case.replayed[JOINT].max_abs
-    else:
+    if case.tokens is None or not case.tokens["near_tie"]:
         return
-    margins = [
-        line["top"][0]["logit"] - line["top"][1]["logit"]
-        for line in case.reference.trace()
-        if "top" in line
-        and all(choice["logit"] is not None for choice in line["top"])
-        and (case.divergence is None or line["chunk"] <= case.chunk)
-    ]
-    narrowest = min(margins, default=None)
-    if error is not None and narrowest is not None and narrowest <= 2 * error:
-        yield Finding(
-            "near-tie-only",
-            0.95,
-            f"two labels are {narrowest:.1e} apart, and the port, whose scores are off by {error:.1e}, takes the other",
-            "nothing is wrong with the port: compare word error rates rather than labels",
-            {"narrowest_margin": narrowest, "twice_the_largest_joint_error": 2 * error},
-        )
+    parting = case.tokens["parting"]
+    decoder = {spec.label for spec in case.specs if spec.kind == "decoder"}
+    if case.divergence is not None:
+        follows = case.divergence["tensor"] in decoder and case.chunk >= parting["chunk"]
+        if not follows or case.introduced is not None or JOINT not in case.replayed:
+            return
+    yield Finding(
+        "near-tie-only",
+        0.95,
+        f"labels {parting['reference']} and {parting['candidate']} are {parting['margin']:.1e} apart in chunk "
+        f"{parting['chunk']}, and the port, whose scores are off by {parting['error']:.1e}, takes the other",
+        "nothing is wrong with the port: compare word error rates rather than labels",
+        parting,
+    )
 
 
 def degenerate(case: Case) -> Iterator[Finding]:
