@@ -184,6 +184,9 @@ def _layers(now: Caches, layers: list[int]) -> Iterator[Change]:
         if count > 1 and layer in (0, count - 1):
             text = f"feeds every layer the caches of layer {layer}"
             yield Change("cache-layers-swapped", CHANNEL, text, _with(now, **broadcast))
+            for port, cache in broadcast.items():
+                text = f"feeds every layer the {port} of layer {layer}"
+                yield Change("cache-layers-swapped", port, text, _with(now, **{port: cache}))
 
 
 def _exchanged(count: int, a: int, b: int) -> list[int]:

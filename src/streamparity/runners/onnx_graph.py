@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..errors import BackendMissing, StreamparityError, first_line
-from ..tensors import ENCODER_INPUTS, ENCODER_OUTPUTS, SECOND_OUTPUT
+from ..tensors import ENCODER_INPUTS, ENCODER_OUTPUTS, SECOND_OUTPUT, Array
 from .onnx_cut import cut
 
 STATELESS_HINT = (
@@ -163,6 +165,15 @@ class OnnxGraph:
         inferred = shape_inference.infer_shapes(self.proto)
         values = [*inferred.graph.value_info, *inferred.graph.output]
         return {value.name: value.type.tensor_type.elem_type for value in values}
+
+    def vectors(self) -> list[Array]:
+        """Weights ``[N]`` that the file itself holds and a node takes."""
+        from onnx import numpy_helper
+
+        used = {name for node in self.proto.graph.node for name in node.input}
+        held = (tensor for tensor in self.proto.graph.initializer if tensor.name in used and not tensor.external_data)
+        tensors = [tensor for tensor in held if len(tensor.dims) == 1]
+        return [np.asarray(numpy_helper.to_array(tensor)) for tensor in tensors]
 
     def filled(self, part: Any) -> Any:
         """A part of the graph with its external weights, those of the rest being left where they are."""

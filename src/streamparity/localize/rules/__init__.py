@@ -34,5 +34,6 @@ RULES: tuple[Rule, ...] = (
     decisions.batch,
     drift.within_noise,
     drift.accumulates,
+    weights.unused,
     weights.weights_unknown,
 )

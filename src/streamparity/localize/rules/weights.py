@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from ..case import Case
 from ..finding import Finding
 from ..structure import training_norms
@@ -48,6 +50,28 @@ def _cleared(case: Case, parameter: str) -> bool:
     held = [label for label in errors if parameter.startswith(f"{label}.")]
     piece = max(held, key=len, default=None)
     return piece is not None and errors[piece].ratio <= 1
+
+
+def unused(case: Case) -> Iterator[Finding]:
+    """Biases and gains of the piece that errs whose values are nowhere in the graph."""
+    if case.anatomy is None or case.graph is None or case.introduced is None or case.cures or case.wrong_weight:
+        return
+    held = case.graph.vectors()
+    absent = []
+    for name, parameter in case.anatomy.parameters.items():
+        values = parameter.whole() if len(parameter.shape) == 1 else None
+        if values is None or not name.startswith(f"{case.introduced}.") or "norm" in name or ".conv" in name:
+            continue  # what an exporter may fold into its neighbour
+        if np.any(values) and not any(np.array_equal(values, other) for other in held if other.size == values.size):
+            absent.append(name)
+    if absent:
+        yield Finding(
+            "weights-differ",
+            0.8,
+            f"{absent[0]} is nowhere in the graph" + (f", nor are {len(absent) - 1} more" if absent[1:] else ""),
+            "take the biases over as well",
+            {"parameters": absent[:16]},
+        )
 
 
 def weights_unknown(case: Case) -> Iterator[Finding]:
