@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from streamparity.decode import CandidateDecoder
+from streamparity.errors import StreamparityError
 from streamparity.loop import ChunkFailure, drive
 from streamparity.runners import RunnerOptions
 from streamparity.tensors import Array
@@ -24,7 +25,7 @@ def effect(bench: Bench, planted: Planted) -> tuple[int | None, float]:
     """The first chunk in which a port does other than the sound export, and by how much at most.
 
     The amount is relative to a tensor's largest value; infinite for another shape, another number of decoder steps,
-    values that are not finite and a chunk that fails.
+    values that are not finite, a chunk that fails and a model that cannot be opened.
     """
     sound = _outcome(bench, Planted(bench.edited("unharmed", lambda model: None)))
     first, most = None, 0.0
@@ -39,9 +40,14 @@ def effect(bench: Bench, planted: Planted) -> tuple[int | None, float]:
 
 
 def _outcome(bench: Bench, planted: Planted) -> Iterator[dict[str, Array] | None]:
-    """Per chunk, what leaves the port: outputs, caches, lengths and the decoder's scores; ``None`` where it fails."""
+    """Per chunk, what leaves the port: outputs, caches, lengths and the decoder's scores; ``None`` where that fails."""
     reference = bench.reference(planted.reference)
-    runner = planted.runner.open(planted.model, RunnerOptions((), (), reference.manifest.streaming, planted.settings))
+    options = RunnerOptions((), (), reference.manifest.streaming, planted.settings)
+    try:
+        runner = planted.runner.open(planted.model, options)
+    except StreamparityError:
+        yield None
+        return
     decoder = CandidateDecoder(runner.transducer, reference.manifest.decoder)
     for done in drive(runner, reference, "closed-loop"):
         if isinstance(done, ChunkFailure):

@@ -98,7 +98,7 @@ def convolution_centred(layers):
             half = value_of(model, conv.input[1]).shape[-1] // 2
 
             def build(x: str, g=g, half=half) -> str:
-                start, end, axis = (g.const(np.array([n]), "Slice") for n in (half, np.iinfo(np.int64).max, 2))
+                axis, start, end = (g.const(np.array([n]), "Slice") for n in (2, half, np.iinfo(np.int64).max))
                 return g("Pad", g("Slice", x, start, end, axis), g.const(np.array([0, 0, 0, 0, 0, half]), "Pad"))
 
             g.before(conv, 0, build)
