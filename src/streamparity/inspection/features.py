@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..schedule import WHOLE_UTTERANCE
 from .finding import Finding
-
-# NeMo's AudioToMelSpectrogramPreprocessor: mean and deviation per mel band, or over all of them, of the whole input.
-WHOLE_UTTERANCE = ("per_feature", "all_features")
 
 
 def normalisation_findings(normalize: Any) -> list[Finding]:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..schedule import StreamingConfig
-
-UNLIMITED_CACHE = 10_000  # max_context of setup_streaming_params
+from ..schedule import StreamingConfig, StreamingEncoder, Subsampling
 
 
 def contexts(encoder: Mapping[str, Any]) -> list[tuple[int, ...]]:
@@ -34,34 +32,16 @@ def streaming_modes(encoder: Mapping[str, Any]) -> list[StreamingConfig]:
     """
     if str(encoder.get("subsampling", "striding")).startswith("stacking"):
         return []
-    factor, layers = _whole(encoder.get("subsampling_factor", 4)), _whole(encoder["n_layers"])
-    style = str(encoder.get("att_context_style", "regular"))
-    convolution = _convolution_context(encoder)
-    return [_mode(context, style, factor, layers, convolution) for context in contexts(encoder)]
-
-
-def _mode(
-    context: tuple[int, ...], style: str, factor: int, layers: int, convolution: tuple[int, int]
-) -> StreamingConfig:
-    lookahead, dropped = context[1], 0
-    if style == "regular":
-        lookahead = dropped = (context[1] + convolution[1]) * layers
-    elif style == "chunked_limited_with_rc":
-        lookahead = ((context[2] if len(context) > 2 else -1) + convolution[1]) * layers
-    shift = factor * (lookahead - dropped)
-    return StreamingConfig(
-        att_context_size=context,
-        att_context_style=style,
-        chunk_size=(1 + factor * lookahead, factor + factor * lookahead),
-        shift_size=(1 + shift, factor + shift),
-        pre_encode_cache_size=(0, factor + 1),
-        sampling_frames=(1, factor),
-        drop_extra_pre_encoded=2,  # 1 + factor // factor: what factor + 1 frames of history make
-        cache_drop_size=dropped,
-        valid_out_len=shift // factor + 1,
-        last_channel_cache_size=context[0] if context[0] >= 0 else UNLIMITED_CACHE,
-        subsampling_factor=factor,
+    factor = _whole(encoder.get("subsampling_factor", 4))
+    # Kernel and padding decide how many frames come out, not how the stream is cut.
+    subsampling = Subsampling(factor, factor.bit_length() - 1, kernel=3, stride=2, padding=(1, 1))
+    streams = StreamingEncoder(
+        str(encoder.get("att_context_style", "regular")),
+        _whole(encoder["n_layers"]),
+        _convolution_context(encoder)[1],
+        subsampling,
     )
+    return [streams.configuration(context) for context in contexts(encoder)]
 
 
 def _convolution_context(encoder: Mapping[str, Any]) -> tuple[int, int]:
