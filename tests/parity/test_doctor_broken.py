@@ -22,7 +22,6 @@ from streamparity.inspection import onnx as checks
 from ..faults.edits import after
 from .doctor_edits import EDITS, constant_for, dithered, foreign_operator, future, half_ports, training_dropout
 from .test_doctor_sound import fixed_shapes
-from .test_models import saved  # noqa: F401  (a fixture)
 
 
 def findings(path, severities=("error", "warning"), **options):
@@ -152,10 +151,10 @@ def test_a_mask_of_one_chunk_shows_no_context_and_the_frames_make_one_wonder(wor
 
 
 @pytest.fixture(scope="module")
-def tdt(saved):  # noqa: F811
+def tdt(variants):
     from streamparity.reference.nemo import load_model
 
-    return load_model(str(saved["tdt"]))
+    return load_model(str(variants.path("tdt")))
 
 
 def export_tdt(tdt, out, **streaming):

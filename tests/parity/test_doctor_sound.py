@@ -7,11 +7,11 @@ import pytest
 from onnx import version_converter
 from onnx.tools import update_model_dims
 
+from demo_model.variants import STREAMING
 from plant_fault import forget_names
 from streamparity.inspection import InspectOptions, inspect
 
 from ..faults.bench import regular_bench
-from .test_models import MODELS, saved  # noqa: F401  (a fixture)
 
 CONTEXTS = [(70, 13), (70, 6), (70, 1), (70, 0)]
 MADE = [*((context, 17) for context in CONTEXTS), ((70, 13), 14), ((70, 0), 14), ((70, 6), 20), ((70, 1), 20)]
@@ -85,13 +85,13 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_other_models(saved, tmp_path, name):  # noqa: F811
+def test_other_models(variants, tmp_path, name):
     from streamparity.export import export
     from streamparity.reference.nemo import StreamingOptions, load_model
 
     kind, changes = OTHERS[name]
-    streaming = StreamingOptions(**{**MODELS[kind][2], **changes})
-    export(load_model(str(saved[kind])), tmp_path / "export", streaming)
+    streaming = StreamingOptions(**{**STREAMING[kind], **changes})
+    export(load_model(str(variants.path(kind))), tmp_path / "export", streaming)
     document = assert_sound(
         tmp_path / "export",
         streaming.att_context,

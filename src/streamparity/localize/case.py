@@ -196,7 +196,10 @@ class Case:
         """Module paths whose parameters might belong into the piece that makes the error."""
         if self.introduced in self.replayed:
             return ("decoder.", "joint.")
-        return ("encoder.",) if self.layer is None else (f"encoder.layers.{self.layer}.",)
+        if self.layer is None:
+            return ("encoder.",)
+        # Where the layer before has no tap at its end, its last norm is part of this piece.
+        return tuple(f"encoder.layers.{layer}." for layer in (self.layer, self.layer - 1))
 
     @property
     def quantised(self) -> bool:

@@ -93,7 +93,8 @@ class Sensitivity:
         if base is None or not _finite(base):
             return {}
         cache = self._subject.script.inputs(chunk).caches[port]
-        users = self._users(port, base)
+        # Where the layer before has no tap to cut at, its caches reach this one by way of it.
+        users = {layer: name for layer, name in self._users(port, base).items() if self._is_cut_off(layer)}
         found: dict[int, set[int]] = {layer: set() for layer in users}
         for layer in range(cache.shape[1]):
             disturbed = self._run(chunk, {port: self._disturbed(cache, (slice(None), layer))})
@@ -160,6 +161,9 @@ class Sensitivity:
             return np.ones((frames, frames), bool)
         visible: Array = np.asarray(key // (right + 1) <= query // (right + 1))
         return visible
+
+    def _is_cut_off(self, layer: int) -> bool:
+        return layer == 0 or f"encoder.layers.{layer - 1}" in self._at
 
     def _users(self, port: str, tensors: Mapping[str, Array]) -> dict[int, str]:
         """Per layer, the tap whose output shows whether that cache matters."""

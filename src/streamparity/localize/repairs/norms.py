@@ -10,8 +10,11 @@ import numpy as np
 from ...dump.anatomy import Anatomy
 from ...runners.onnx_cut import FED
 from ...tensors import Array
-from .operators import NORMS, Build
-from .repair import Edit, Repair, described, find, hold, put_before
+from .operators import NORMS, Build, becomes, put
+from .repair import Edit, Repair, constants, described, find, hold, put_before
+
+# What a norm that is written out ends in.
+LAST = ("Add", "Mul", "Div", *NORMS)
 
 
 def epsilons(anatomy: Anatomy | None) -> set[float]:
@@ -28,22 +31,39 @@ def epsilon(nodes: Sequence[Any], anatomy: Anatomy | None) -> Iterator[Repair]:
 
 
 def norms(
-    nodes: Sequence[Any], inner: Mapping[str, Array], anatomy: Anatomy | None, scopes: tuple[str, ...]
+    proto: Any,
+    nodes: Sequence[Any],
+    inner: Mapping[str, Array],
+    anatomy: Anatomy | None,
+    scopes: tuple[str, ...],
 ) -> Iterator[Repair]:
-    """What a linear operator takes replaced by the reference's layer norm of each tensor of its shape.
+    """What a node makes replaced by the reference's layer norm of another tensor of its shape.
 
     Args:
+        proto: the piece.
         nodes: nodes that may be changed.
         inner: the piece's tensors.
         anatomy: the reference's.
         scopes: beginnings of the module paths in which its layer norms are looked for.
     """
-    for name, gain, offset, small in _layer_norms(anatomy, scopes):
+    from onnx import numpy_helper
+
+    held = [numpy_helper.to_array(tensor) for tensor in constants(proto).values() if len(tensor.dims) == 1]
+    known = list(_layer_norms(anatomy, scopes))
+    # Gains that the piece has say which norms it has; where it has none of them, any may be missing.
+    there = [each for each in known if any(np.array_equal(each[1], values) for values in held)]
+    for name, gain, offset, small in there or known:
         build = _layer_norm(gain, offset, small)
-        for user, source in _norm_places(nodes, inner, gain.size):
-            text = f"{described(user)} takes {name} (epsilon {small:g}) of {source.removeprefix(FED)}"
-            edit = _takes(user.output[0], build, source)
-            yield Repair("operator", user, text, edit, parameter=f"{name}.weight")
+        for node, source in _norm_places(nodes, inner, gain.size):
+            text = f"{described(node)} is {name} (epsilon {small:g}) of {source.removeprefix(FED)}"
+            edit = becomes(node.output[0], build, source)
+            yield Repair("operator", node, text, edit, parameter=f"{name}.weight")
+        for node in nodes:
+            taken = inner.get(node.input[0]) if node.op_type in ("MatMul", "Gemm") else None
+            if taken is not None and taken.shape[-1:] == gain.shape:
+                text = f"{name} (epsilon {small:g}) stands before {described(node)}"
+                edit = put(node.output[0], 0, build)
+                yield Repair("operator", node, text, edit, parameter=f"{name}.weight")
 
 
 def _layer_norms(anatomy: Anatomy | None, scopes: tuple[str, ...]) -> Iterator[tuple[str, Array, Array, float]]:
@@ -56,11 +76,12 @@ def _layer_norms(anatomy: Anatomy | None, scopes: tuple[str, ...]) -> Iterator[t
 
 
 def _norm_places(nodes: Sequence[Any], inner: Mapping[str, Array], width: int) -> Iterator[tuple[Any, str]]:
-    """Linear operators, and tensors of the shape that they take: what of them comes later cannot run."""
-    for user in nodes:
-        taken = inner.get(user.input[0]) if user.input else None
-        if user.op_type in ("MatMul", "Gemm") and taken is not None and taken.shape[-1:] == (width,):
-            yield from ((user, source) for source in sorted(inner) if inner[source].shape == taken.shape)
+    """Nodes, and tensors of the shape of what they make: what of these comes later cannot run."""
+    for node in nodes:
+        made = inner.get(node.output[0])
+        if node.op_type in LAST and made is not None and made.shape[-1:] == (width,):
+            others = (name for name in sorted(inner) if name != node.output[0])
+            yield from ((node, name) for name in others if inner[name].shape == made.shape)
 
 
 def _layer_norm(gain: Array, offset: Array, epsilon: float) -> Build:
@@ -84,13 +105,5 @@ def _with_epsilon(made: str, value: float) -> Edit:
         kept = [attribute for attribute in node.attribute if attribute.name != "epsilon"]
         del node.attribute[:]
         node.attribute.extend([*kept, onnx.helper.make_attribute("epsilon", value)])
-
-    return edit
-
-
-def _takes(made: str, build: Build, source: str) -> Edit:
-    def edit(proto: Any) -> None:
-        node = find(proto, made)
-        node.input[0] = build(proto, node, source)
 
     return edit

@@ -23,19 +23,19 @@ def operators(proto: Any, nodes: Sequence[Any], floats: Collection[str]) -> Iter
         tried = ACTIVATIONS if node.op_type in UNARY else {op: _plain(op) for op in ELEMENTWISE.get(node.op_type, ())}
         for op, build in tried.items():
             if op != node.op_type:
-                edit = _renamed(node.output[0], op) if node.op_type in ELEMENTWISE else _becomes(node.output[0], build)
+                edit = _renamed(node.output[0], op) if node.op_type in ELEMENTWISE else becomes(node.output[0], build)
                 yield Repair("operator", node, f"{described(node)} is {op}", edit, f"{node.op_type} {op}")
     for source, last, user in _between(proto, nodes, floats):
         for op, build in ACTIVATIONS.items():
             text = f"what lies between {described(source)} and {described(user)} is {op}"
-            edit = _becomes(last.output[0], build, source.output[0])
+            edit = becomes(last.output[0], build, source.output[0])
             yield Repair("operator", last, text, edit, f"between {op}")
     for user in nodes:
         for position, name in enumerate(user.input[:1]):
             if user.op_type in LINEAR and name in floats:
                 for op, build in ACTIVATIONS.items():
                     text = f"{op} stands before {described(user)}"
-                    yield Repair("operator", user, text, _put(user.output[0], position, build), f"before {op}")
+                    yield Repair("operator", user, text, put(user.output[0], position, build), f"before {op}")
 
 
 def _between(proto: Any, nodes: Sequence[Any], floats: Collection[str]) -> Iterator[tuple[Any, Any, Any]]:
@@ -97,8 +97,14 @@ def _renamed(made: str, op: str) -> Edit:
     return edit
 
 
-def _becomes(made: str, build: Build, source: str | None = None) -> Edit:
-    """A node computes something else, from its own first input or another tensor."""
+def becomes(made: str, build: Build, source: str | None = None) -> Edit:
+    """An edit: a node computes something else, from its own first input or another tensor.
+
+    Args:
+        made: the first output of the node.
+        build: puts what computes it in front of the node.
+        source: what it is computed from; the node's first input by default.
+    """
 
     def edit(proto: Any) -> None:
         node = find(proto, made)
@@ -110,7 +116,9 @@ def _becomes(made: str, build: Build, source: str | None = None) -> Edit:
     return edit
 
 
-def _put(made: str, position: int, build: Build) -> Edit:
+def put(made: str, position: int, build: Build) -> Edit:
+    """An edit: something is computed from one input of a node before the node takes it; as :func:`becomes`."""
+
     def edit(proto: Any) -> None:
         node = find(proto, made)
         node.input[position] = build(proto, node, node.input[position])

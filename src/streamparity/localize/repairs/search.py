@@ -110,7 +110,7 @@ class _Search:
                 yield Cure("addend", None, text, self._trial.before.max_abs, 0.0)
         fed = [port.name for port in self._proto.graph.input if port.name in self._floats & set(self._inner)]
         yield from self._all(residuals(self._nodes, self._inner, fed))
-        yield from self._all(norms(self._nodes, self._inner, self._anatomy, self._scopes))
+        yield from self._all(norms(self._proto, self._nodes, self._inner, self._anatomy, self._scopes))
 
     def numbers(self) -> Iterator[Cure]:
         """A number that is another."""
