@@ -14,7 +14,7 @@ from pathlib import Path
 import onnx
 from onnx import helper
 
-from streamparity.runners.onnx_graph import module_path
+from streamparity.graph.onnx_graph import module_path
 
 Edit = Callable[[onnx.ModelProto], None]
 

@@ -52,7 +52,7 @@ def noise(samples: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def configurations(loaded):
-    from streamparity.contract.from_nemo import streaming_encoder
+    from streamparity.reference.contract import streaming_encoder
 
     encoder = streaming_encoder(loaded.module.encoder)
     return {

@@ -18,7 +18,7 @@ from streamparity.contract.check import BREAKS, Ledger, check_contract
 from streamparity.contract.codec import Malformed, decode
 from streamparity.contract.model import SCHEMA, contract_schema
 from streamparity.contract.show import HEADINGS, explain
-from streamparity.contract.targets import check
+from streamparity.contract_check.targets import check
 from streamparity.errors import StreamparityError
 from streamparity.schedule import SCHEDULES
 

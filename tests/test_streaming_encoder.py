@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from streamparity.contract.from_nemo import streaming_encoder
 from streamparity.errors import StreamparityError
+from streamparity.reference.contract import streaming_encoder
 from streamparity.schedule import SCHEDULES, FrameGrid, StreamingEncoder, Subsampling, steps
 
 from .nemo_encoders import ENCODERS, nemo_buffer, small_encoder

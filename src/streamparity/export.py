@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from .contract import CONTRACT, Contract, ContractPort
-from .contract.from_nemo import contract_of, streaming_encoder
 from .contract.parts import Graph
-from .contract.probe import expected, observe
+from .contract_check.probe import expected, observe
 from .errors import StreamparityError, first_line
+from .graph.onnx_graph import OnnxGraph
 from .progress import Note, no_note
 from .provenance import file_sha256
+from .reference.contract import contract_of, streaming_encoder
 from .reference.encoder import initial_caches
 from .reference.nemo import LoadedModel, StreamingOptions, configure_streaming, ctc_head, quiet
-from .runners.onnx_graph import OnnxGraph
 from .schedule import StreamingConfig
 from .tensors import CTC_INPUTS, CTC_OUTPUTS, DECODER_AXES, ENCODER_INPUTS, ENCODER_OUTPUTS, Port
 

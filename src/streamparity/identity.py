@@ -8,9 +8,9 @@ from .contract import CONTRACT, Contract, check_against
 from .contract.check import Ledger, check_streaming
 from .dump import DumpReader
 from .errors import StreamparityError, first_of
+from .graph.onnx_graph import OnnxGraph
 from .provenance import file_sha256
 from .runners import Runner
-from .runners.onnx_graph import OnnxGraph
 
 
 def check_identity(

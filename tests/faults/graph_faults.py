@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from plant_fault import layer_cache_gathers, layer_norm_epsilon, swap_layer_caches, without_ports, zero_layer_cache
-from streamparity.runners.onnx_graph import module_path
+from streamparity.graph.onnx_graph import module_path
 
 from .bench import Bench
 from .edits import (

@@ -18,9 +18,9 @@ from streamparity.cli import main
 from streamparity.dump import DumpReader
 from streamparity.dump.anatomy import Parameter
 from streamparity.errors import StreamparityError
+from streamparity.graph.weight import Weight
 from streamparity.localize.weights import differences
 from streamparity.run import RunOptions, run
-from streamparity.runners.weight import Weight
 
 from .edits import find, rewrite
 from .graph_faults import FAULTS as GRAPH_FAULTS
@@ -142,8 +142,8 @@ def test_deeper_taps_make_smaller_pieces(demo, tmp_path):
     "name", ["nothing", "opset-20", "norms-written-out", "weights-as-constants", "nodes-reordered"]
 )
 def test_no_node_of_a_sound_graph_is_odd(demo, regular, name):
+    from streamparity.graph.onnx_graph import OnnxGraph
     from streamparity.localize.structure import Layers, odd_epsilons
-    from streamparity.runners.onnx_graph import OnnxGraph
 
     change = next(change for change in CHANGES if change.name == name)
     for bench in (demo, regular):

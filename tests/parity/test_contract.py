@@ -15,7 +15,7 @@ from streamparity.contract.check import STATELESS
 from streamparity.contract.derive import frame_grid
 from streamparity.contract.model import contract_schema
 from streamparity.contract.parts import Profile, ShapeRange, TensorRT
-from streamparity.contract.targets import check
+from streamparity.contract_check.targets import check
 from streamparity.schedule import SCHEDULES, steps
 from streamparity.tensors import CACHE_FEEDBACK
 
@@ -23,7 +23,7 @@ from streamparity.tensors import CACHE_FEEDBACK
 @pytest.fixture(scope="module")
 def contract(loaded) -> Contract:
     """As ``contract write demo.nemo --att-context 70,1`` has it."""
-    from streamparity.contract.from_nemo import contract_of
+    from streamparity.reference.contract import contract_of
     from streamparity.reference.nemo import StreamingOptions, configure_streaming
 
     return contract_of(loaded, configure_streaming(loaded.module, StreamingOptions((70, 1))), "test")
@@ -40,7 +40,7 @@ def section(contract: Contract, name: str, **changes) -> Contract:
 
 
 def test_a_contract_is_valid_the_same_when_written_twice_and_true_to_its_model(contract, loaded, demo_path, workshop):
-    from streamparity.contract.from_nemo import contract_of
+    from streamparity.reference.contract import contract_of
     from streamparity.reference.nemo import StreamingOptions, configure_streaming
 
     jsonschema.Draft202012Validator(contract_schema()).validate(json.loads(contract.to_bytes()))

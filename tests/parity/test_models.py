@@ -72,8 +72,8 @@ def test_other_models_stream_as_nemo_does_and_their_export_passes(variants, tmp_
 
 @pytest.mark.parametrize("name", STREAMING)
 def test_contracts_of_other_models(variants, name):
-    from streamparity.contract.from_nemo import contract_of
-    from streamparity.contract.targets import check
+    from streamparity.contract_check.targets import check
+    from streamparity.reference.contract import contract_of
     from streamparity.reference.nemo import StreamingOptions, configure_streaming, load_model
 
     model = load_model(str(variants.path(name)))

@@ -16,10 +16,10 @@ from streamparity.cli import cli
 from streamparity.contract import Contract
 from streamparity.contract.profiles import Profile
 from streamparity.errors import Stateless, StreamparityError
+from streamparity.graph.onnx_cache import time_slots
+from streamparity.graph.onnx_graph import GraphPort, OnnxGraph
 from streamparity.inspection import inspect
 from streamparity.provenance import file_sha256
-from streamparity.runners.onnx_cache import time_slots
-from streamparity.runners.onnx_graph import GraphPort, OnnxGraph
 from streamparity.tensorrt.agreement import disagreements
 from streamparity.tensorrt.builder import build
 from streamparity.tensorrt.compile import CompileOptions, compile_network

@@ -13,10 +13,10 @@ from streamparity.demo import demo_audio, demo_recordings
 from streamparity.dump import DumpReader
 from streamparity.errors import StreamparityError
 from streamparity.fp32_search import find_needed, groups_of, minimal
+from streamparity.graph.onnx_graph import OnnxGraph
 from streamparity.precision_run import find_fp32_layers
 from streamparity.run import RunOptions, run
 from streamparity.runners import registry
-from streamparity.runners.onnx_graph import OnnxGraph
 from streamparity.runners.ort import OrtRunner
 from streamparity.tensorrt.pins import inside, node_path, pinning
 from streamparity.tensorrt.precision import lower

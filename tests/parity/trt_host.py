@@ -6,7 +6,7 @@ import ctypes
 
 import numpy as np
 
-from streamparity.tensorrt.device import out_of_memory
+from streamparity.tensorrt.device_errors import out_of_memory
 
 
 class HostDevice:

@@ -44,7 +44,7 @@ def check(contract: Path, target: Path, json_target: str | None) -> int:
     Exits 1 when they disagree, and says on what, with both values and what breaks because of it.
     """
     from ..contract import Contract
-    from ..contract.targets import check as compare
+    from ..contract_check.targets import check as compare
 
     check_writable(json_target)
     checked = compare(Contract.read(contract), target)
@@ -91,7 +91,7 @@ def show(source: str, seconds: float, att_context: tuple[int, ...] | None, sched
 
 
 def _of_model(model: str, **streaming: Any) -> Contract:
-    from ..contract.from_nemo import contract_of
+    from ..reference.contract import contract_of
     from ..reference.nemo import StreamingOptions, configure_streaming, load_model
 
     loaded = load_model(model)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import StepFailed
-from ..runners.onnx_weights import Constants
+from ..graph.onnx_weights import Constants
 from .sessions import Session, zeros
 from .subject import EncoderSubject
 

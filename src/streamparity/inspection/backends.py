@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from ..errors import BackendMissing, StreamparityError, first_line
-from ..runners.onnx_graph import OnnxGraph
+from ..graph.onnx_graph import OnnxGraph
 from ..runners.ort_session import create_session
 from .finding import Finding, InspectedBackend, Severity
 from .sessions import SETTINGS

@@ -8,7 +8,7 @@ from typing import Any
 from ..contract import CONTRACT, Contract
 from ..contract.profiles import Profile
 from ..errors import BackendMissing, StreamparityError
-from ..runners.onnx_graph import STATELESS_HINT
+from ..graph.onnx_graph import STATELESS_HINT
 from ..tensorrt.agreement import disagreements, profile_problems, stateless_ports
 from ..tensorrt.device import open_device
 from ..tensorrt.engine import Engine

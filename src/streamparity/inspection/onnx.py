@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import StepFailed, StreamparityError, first_line
-from ..runners.onnx_graph import OnnxGraph
+from ..graph.onnx_graph import OnnxGraph
 from ..tensors import (
     CTC_INPUTS,
     CTC_OUTPUTS,

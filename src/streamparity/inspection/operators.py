@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..errors import first_line
-from ..runners.onnx_graph import OnnxGraph
-from ..runners.onnx_weights import Constants
+from ..graph.onnx_graph import OnnxGraph
+from ..graph.onnx_weights import Constants
 from ..tensors import ENCODER_INPUTS
 from .finding import Finding
 from .flow import Flow

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from ..errors import first_line
-from ..runners.onnx_graph import STATELESS_HINT, GraphPort, OnnxGraph, missing_ports
+from ..graph.onnx_graph import STATELESS_HINT, GraphPort, OnnxGraph, missing_ports
 from ..tensors import CACHE_FEEDBACK
 from .arithmetic import Baked
 from .finding import Finding

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import StepFailed, first_line
-from ..runners.onnx_cut import piece
+from ..graph.onnx_cut import piece
 from ..runners.ort_session import create_session
 from ..tensors import Array
 from .subject import EncoderSubject

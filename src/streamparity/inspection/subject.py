@@ -10,7 +10,7 @@ from typing import Any
 
 from ..contract import CONTRACT, Contract
 from ..errors import StreamparityError
-from ..runners.onnx_graph import GraphPort, OnnxGraph
+from ..graph.onnx_graph import GraphPort, OnnxGraph
 from ..schedule import Schedule, StreamingConfig
 from .finding import Finding, InspectOptions
 from .flow import Flow

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..runners.onnx_graph import OnnxGraph, external_problems
+from ..graph.onnx_graph import OnnxGraph, external_problems
 from .finding import Finding
 
 LISTED = 8

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from functools import cached_property
 from typing import Any
 
-from ..runners.onnx_cut import FED
+from ..graph.onnx_cut import FED
 
 
 class Ancestry:

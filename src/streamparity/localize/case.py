@@ -13,8 +13,8 @@ import numpy as np
 from ..comparison import TolerancePolicy
 from ..dump import DumpReader
 from ..dump.anatomy import Anatomy
+from ..graph.onnx_graph import OnnxGraph
 from ..runners import Runner
-from ..runners.onnx_graph import OnnxGraph
 from ..runners.ort import OrtRunner
 from ..runners.ort_decoder import OrtTransducer
 from ..tensors import Array, TensorSpec

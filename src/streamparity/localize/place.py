@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..runners.onnx_graph import FLOATS, module_path
+from ..graph.onnx_graph import FLOATS, module_path
 from ..tensors import ENCODER_OUTPUTS
 from .ancestry import Ancestry
 from .case import Case

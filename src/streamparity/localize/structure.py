@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from ..dump.anatomy import Anatomy
-from ..runners.onnx_graph import FLOATS, OnnxGraph, module_path
-from ..runners.onnx_weights import Constants
+from ..graph.onnx_graph import FLOATS, OnnxGraph, module_path
+from ..graph.onnx_weights import Constants
 
 LAYER = re.compile(r"(?<![\w])layers\.(\d+)(?![\w])")
 SMALL = 64  # values of a constant that is part of the structure rather than a weight

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..comparison import TolerancePolicy
 from ..errors import StreamparityError
-from ..runners.onnx_graph import FLOATS, OnnxGraph, with_outputs
+from ..graph.onnx_graph import FLOATS, OnnxGraph, with_outputs
 from ..runners.ort import OrtRunner
 from ..runners.ort_decoder import OrtTransducer
 from ..runners.ort_session import create_session

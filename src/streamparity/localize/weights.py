@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..dump.anatomy import Anatomy, Parameter, places
-from ..runners.weight import Weight
+from ..graph.weight import Weight
 from ..tensors import Array
 from .formats import FORMATS
 

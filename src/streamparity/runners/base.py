@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ..errors import StreamparityError
+from ..graph.weight import Weight
 from ..schedule import StreamingConfig
 from ..tensors import Array, TensorSpec
 from .piece import NoPiece, Piece
 from .transducer import CtcHead, Transducer, TransducerCall
-from .weight import Weight
 
 
 @dataclass(frozen=True)

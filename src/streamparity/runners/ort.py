@@ -11,17 +11,17 @@ import numpy as np
 
 from ..dtypes import ARITHMETICS, only_float
 from ..errors import Stateless, StreamparityError
+from ..graph.onnx_cut import FED, cut, piece
+from ..graph.onnx_graph import STATELESS_HINT, OnnxGraph, missing_ports
+from ..graph.onnx_weights import weights
+from ..graph.weight import Weight
 from ..tensors import CACHE_FEEDBACK, ENCODER_INPUTS, ENCODER_OUTPUTS, Array, canonical_names
 from .base import Runner, RunnerOptions, StepInput
-from .onnx_cut import FED, cut, piece
-from .onnx_graph import STATELESS_HINT, OnnxGraph, missing_ports
-from .onnx_weights import weights
 from .ort_calls import step_failed
 from .ort_decoder import OrtTransducer, ctc_beside, transducer_beside
 from .ort_session import create_session, thread_count
 from .piece import NoPiece, Piece
 from .transducer import TransducerCall
-from .weight import Weight
 
 
 def _arithmetic(settings: Mapping[str, str]) -> str | None:

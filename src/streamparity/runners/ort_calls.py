@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import StepFailed, StreamparityError, first_line
+from ..graph.onnx_graph import module_path
 from ..tensors import Array
-from .onnx_graph import module_path
 
 
 def step_failed(error: Exception, root: str = "") -> StepFailed:

@@ -11,10 +11,11 @@ import numpy as np
 
 from ..dump.decoder import JOINT, PREDICTION, PREDICTION_STATES
 from ..errors import StreamparityError
+from ..graph.beside import beside
+from ..graph.onnx_cut import FED, cut, piece, with_log_softmax
+from ..graph.onnx_graph import OnnxGraph, with_outputs
 from ..tensors import DECODER_INPUTS, DECODER_OUTPUTS, Array
 from .base import RunnerOptions
-from .onnx_cut import FED, cut, piece, with_log_softmax
-from .onnx_graph import OnnxGraph, with_outputs
 from .ort_calls import run_session, state_shape
 from .ort_heads import OrtCtc, OrtPair
 from .ort_session import create_session
@@ -22,14 +23,6 @@ from .piece import NoPiece, Piece
 from .transducer import SplitTransducer, State, TransducerCall, TransducerStep
 
 STATES = ("input_states_1", "input_states_2")
-
-
-def beside(encoder: Path, *stems: str) -> Path | None:
-    """``STEM.onnx`` beside ``encoder.onnx``, or ``STEM-NAME.onnx`` beside ``encoder-NAME.onnx``; the first there is."""
-    if "encoder" not in encoder.name:
-        return None
-    paths = [encoder.with_name(encoder.name.replace("encoder", stem, 1)) for stem in stems]
-    return next((path for path in paths if path.is_file()), None)
 
 
 def transducer_beside(encoder: Path, options: RunnerOptions) -> OrtTransducer | OrtPair | None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import StreamparityError
+from ..graph.onnx_graph import GraphPort, OnnxGraph
 from ..tensors import (
     CTC_INPUTS,
     CTC_OUTPUTS,
@@ -20,7 +21,6 @@ from ..tensors import (
     canonical_names,
 )
 from .base import RunnerOptions
-from .onnx_graph import GraphPort, OnnxGraph
 from .ort_calls import run_session, state_shape
 from .ort_session import create_session
 from .transducer import State, TransducerStep

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import BackendMissing, StreamparityError, first_line
-from .onnx_graph import OnnxGraph
+from ..graph.onnx_graph import OnnxGraph
 
 OPTIMISATION = {"disable": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "all": "ORT_ENABLE_ALL"}
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from ..dump.decoder import JOINT, PREDICTION
 from ..errors import first_line
+from ..graph.onnx_cut import piece
 from ..reference.encoder import to_numpy
 from ..tensors import SECOND_OUTPUT
-from .onnx_cut import piece
 from .piece import NoPiece, Piece
 from .transducer import TransducerCall
 

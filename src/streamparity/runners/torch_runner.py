@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..errors import StepFailed, StreamparityError, first_line
+from ..graph.weight import Weight
 from ..reference.encoder import step_arguments, step_outputs, to_numpy
 from ..reference.nemo import StreamingOptions, configure_streaming, ctc_head, import_torch, load_model
 from ..reference.taps import EncoderTaps
@@ -21,7 +22,6 @@ from .piece import Piece
 from .torch_decoder import TorchCtc, TorchTransducer
 from .torch_pieces import decoder_piece, submodule_piece
 from .transducer import TransducerCall
-from .weight import Weight
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 

@@ -11,6 +11,8 @@ import numpy as np
 
 from ..dump.decoder import PREDICTION
 from ..errors import Stateless, StreamparityError, first_of
+from ..graph.beside import beside
+from ..graph.onnx_graph import STATELESS_HINT
 from ..tensorrt.admission import Admitted, admit
 from ..tensorrt.agreement import stateless_ports
 from ..tensorrt.builder import marked_engine
@@ -22,8 +24,6 @@ from ..tensorrt.rebuild import layers_of, rebuilt, source_of
 from ..tensorrt.session import Session
 from ..tensors import Array
 from .base import Runner, RunnerOptions, StepInput
-from .onnx_graph import STATELESS_HINT
-from .ort_decoder import beside
 from .transducer import State, TransducerStep
 
 MARKED = "taps are marked as outputs of the engine, which can change what the builder fuses and so the numbers"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..contract import CONTRACT, Contract
 from ..errors import Stateless, StreamparityError, first_of
-from ..runners.onnx_graph import STATELESS_HINT
+from ..graph.onnx_graph import STATELESS_HINT
 from ..schedule import StreamingConfig
 from .agreement import disagreements, stateless_ports, streaming_problems
 from .metadata import EngineMetadata, check_file, read_metadata, sidecar

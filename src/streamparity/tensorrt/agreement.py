@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ..contract import Contract
 from ..contract.profiles import Profile
-from ..contract.targets import check
-from ..runners.onnx_graph import missing_ports
+from ..contract_check.targets import check
+from ..graph.onnx_graph import missing_ports
 from ..schedule import StreamingConfig
 from ..tensors import DECODER_INPUTS, DECODER_OUTPUTS, ENCODER_INPUTS, ENCODER_OUTPUTS, canonical_names
 from .metadata import EngineMetadata

@@ -99,19 +99,3 @@ def _open_cuda_python() -> Device:
     from .device_cuda_python import CudaPythonDevice
 
     return CudaPythonDevice()
-
-
-def no_device(reason: str) -> BackendMissing:
-    """There is no GPU that can be used."""
-    return BackendMissing(
-        f"no CUDA device can be used: {reason}", "run it on a machine with an NVIDIA GPU and its driver"
-    )
-
-
-def out_of_memory(wanted: int, free: int | None) -> StreamparityError:
-    """The device has not enough memory."""
-    left = "" if free is None else f", {free / 2**20:.0f} MiB are free"
-    return StreamparityError(
-        f"out of device memory: {wanted / 2**20:.1f} MiB wanted{left}",
-        "free the GPU of other programs, build for a smaller batch, or in lower precision",
-    )

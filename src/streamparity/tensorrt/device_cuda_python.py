@@ -11,7 +11,7 @@ from cuda.bindings import runtime as cudart
 
 from ..errors import StreamparityError
 from ..tensors import Array
-from .device import no_device, out_of_memory
+from .device_errors import no_device, out_of_memory
 
 
 class CudaPythonDevice:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from ..contract.profiles import Profile
 from ..errors import StreamparityError, first_line
-from ..runners.onnx_graph import GraphPort
+from ..graph.onnx_graph import GraphPort
 from ..tensors import DECODER_INPUTS
-from .device import Device, out_of_memory
+from .device import Device
+from .device_errors import out_of_memory
 from .execution import TrtExecution, is_about_memory
 from .metadata import EngineMetadata
 from .module import Log, TrtModule, new_log

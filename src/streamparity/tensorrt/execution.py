@@ -11,7 +11,8 @@ from ..contract.profiles import Shape
 from ..dtypes import parse_dtype
 from ..dump.atomic import write_bytes
 from ..errors import StreamparityError
-from .device import Device, out_of_memory
+from .device import Device
+from .device_errors import out_of_memory
 from .module import Log, TrtModule
 from .session import Buffer
 

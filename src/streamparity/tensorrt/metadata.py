@@ -15,8 +15,8 @@ from ..contract.profiles import Profile
 from ..dump.atomic import write_bytes
 from ..dump.store import encode
 from ..errors import StreamparityError
+from ..graph.onnx_graph import GraphPort
 from ..provenance import file_sha256
-from ..runners.onnx_graph import GraphPort
 from ..schedule import StreamingConfig
 
 SCHEMA = "streamparity.engine/1"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BackendMissing, StreamparityError
-from ..runners.onnx_graph import GraphPort, module_path
+from ..graph.onnx_graph import GraphPort, module_path
 from .module import Log, TrtModule
 
 NO_DRIVER = ("driver version is insufficient", "no CUDA-capable device", "CUDA initialization failure")

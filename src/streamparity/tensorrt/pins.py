@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from ..errors import StreamparityError
-from ..runners.onnx_graph import module_path
+from ..graph.onnx_graph import module_path
 
 
 def node_path(node_name: str, root: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import StreamparityError
-from ..runners.onnx_graph import FLOATS, OnnxGraph
+from ..graph.onnx_graph import FLOATS, OnnxGraph
 
 LOWERED = {"fp16": 10, "bf16": 16}
 LARGEST_FLOAT16 = 65504.0

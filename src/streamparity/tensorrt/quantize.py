@@ -16,7 +16,7 @@ from typing import Any
 
 from ..dump import DumpReader
 from ..errors import BackendMissing, StreamparityError, first_line
-from ..runners.onnx_graph import OnnxGraph
+from ..graph.onnx_graph import OnnxGraph
 from ..tensors import ENCODER_INPUTS, Array, canonical_names
 
 OPERATORS = ("MatMul", "Conv")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from ..contract import CONTRACT
 from ..errors import StreamparityError
+from ..graph.beside import beside
+from ..graph.onnx_graph import OnnxGraph
 from ..provenance import file_sha256
-from ..runners.onnx_graph import OnnxGraph
-from ..runners.ort_decoder import beside
 from ..tensors import ENCODER_INPUTS, canonical_names
 from .builder import build
 from .metadata import EngineMetadata, read_metadata, sidecar

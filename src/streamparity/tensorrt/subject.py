@@ -12,9 +12,9 @@ from ..contract.derive import cache_shapes
 from ..contract.profiles import Profile, decoder_profiles_of, profiles_of
 from ..dump import DumpReader
 from ..errors import Stateless, StreamparityError, first_of
+from ..graph.onnx_cache import time_slots
+from ..graph.onnx_graph import STATELESS_HINT, OnnxGraph, missing_ports, module_path
 from ..reference.taps import BLOCK_LEVEL
-from ..runners.onnx_cache import time_slots
-from ..runners.onnx_graph import STATELESS_HINT, OnnxGraph, missing_ports, module_path
 from ..tensors import DECODER_INPUTS, ENCODER_INPUTS, ENCODER_OUTPUTS, canonical_names
 from .metadata import PRECISIONS
 from .options import BuildOptions

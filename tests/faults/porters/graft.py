@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from streamparity.runners.onnx_graph import module_path
+from streamparity.graph.onnx_graph import module_path
 
 EXPORTER, ANONYMOUS, NONE = "exporter", "anonymous", "none"
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...dump.anatomy import Anatomy
-from ...runners.onnx_cut import FED
+from ...graph.onnx_cut import FED
 from ...tensors import Array
 from .operators import NORMS, Build, becomes, put
 from .repair import Edit, Repair, constants, described, find, hold, put_before

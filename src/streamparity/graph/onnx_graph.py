@@ -196,7 +196,7 @@ class OnnxGraph:
         return with_outputs(self.proto, names)
 
     def cut_at(self, names: Sequence[str], outputs: Sequence[str]) -> bytes:
-        """The graph, serialised, cut at inner tensors (:func:`streamparity.runners.onnx_cut.cut`)."""
+        """The graph, serialised, cut at inner tensors (:func:`streamparity.graph.onnx_cut.cut`)."""
         data: bytes = cut(self.proto, names, outputs, self.types()).SerializeToString()
         return data
 

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..contract import derive
+from ..contract.check import MISSING, Ledger, check_contract, check_streaming
+from ..contract.engine import is_engine
+from ..contract.model import CONTRACT, Contract
+from ..contract.network import Encoder
 from ..dump import DumpReader, is_dump
 from ..errors import StreamparityError
 from ..schedule import StreamingConfig
-from . import derive
-from .check import MISSING, Ledger, check_contract, check_streaming
-from .engine import is_engine
 from .files import check_engine, check_onnx
-from .model import CONTRACT, Contract
-from .network import Encoder
 
 CHECK_SCHEMA = "streamparity.contract-check/1"
 
@@ -97,8 +97,8 @@ def _check_document(contract: Contract, target: Path, ledger: Ledger, notes: lis
 
 
 def _check_nemo(contract: Contract, target: Path, ledger: Ledger, notes: list[str]) -> None:
+    from ..reference.contract import contract_of, streaming_encoder
     from ..reference.nemo import StreamingOptions, configure_streaming, load_model
-    from .from_nemo import contract_of, streaming_encoder
 
     model = load_model(str(target))
     baked = contract.streaming

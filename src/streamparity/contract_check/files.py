@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..contract import derive
+from ..contract.check import MISSING, Ledger, check_ports, check_streaming
+from ..contract.engine import Engine, EngineProfile
+from ..contract.model import Contract
+from ..contract.network import ContractPort, Encoder
 from ..errors import BackendMissing
+from ..graph.onnx_graph import OnnxGraph
 from ..provenance import file_sha256
-from ..runners.onnx_graph import OnnxGraph
 from ..tensors import DECODER_INPUTS, DECODER_OUTPUTS
-from . import derive
-from .check import MISSING, Ledger, check_ports, check_streaming
-from .engine import Engine, EngineProfile
-from .model import Contract
-from .network import ContractPort, Encoder
 
 Ports = Sequence[ContractPort]
 

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
+from ..contract import derive
+from ..contract.model import Contract, Origin
+from ..contract.network import Convolutions, Decoder, Encoder
+from ..contract.parts import Decoding, Features, Graph, Model, Producer, Tokenizer
 from ..errors import StreamparityError
 from ..provenance import versions
-from ..reference.nemo import LoadedModel, decoder_of
 from ..schedule import StreamingConfig, StreamingEncoder
-from . import derive
-from .model import Contract, Origin
-from .network import Convolutions, Decoder, Encoder
-from .parts import Decoding, Features, Graph, Model, Producer, Tokenizer
+from .nemo import LoadedModel, decoder_of
 
 COMPUTED = ("streaming", "timebase", "contexts", "tolerances", "tensorrt", "model/parameters", "producer")
 

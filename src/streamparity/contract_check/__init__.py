@@ -1,0 +1,1 @@
+"""A contract held against a model, graph, export, engine, dump or another contract."""
