@@ -71,7 +71,8 @@ def test_a_contract_is_valid_the_same_when_written_twice_and_true_to_its_model(c
 def test_a_contract_that_says_otherwise_than_its_model(contract, demo_path, name, changes, found):
     names = disagreements(section(contract, name, **changes), demo_path)
     assert found in names
-    assert {each.split("/")[0] for each in names} == {name}
+    # An engine's profiles follow from how the model streams.
+    assert {each.split("/")[0] for each in names} - ({"tensorrt"} if name == "streaming" else set()) == {name}
 
 
 def test_an_export_keeps_the_contract_of_its_model(contract, workshop):

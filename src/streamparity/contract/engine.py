@@ -8,9 +8,9 @@ from pathlib import Path
 from ..schedule import StreamingConfig
 from .codec import read
 from .network import ContractPort
+from .profiles import Profile
 
 SCHEMA = "streamparity.engine/1"
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,6 @@ class EnginePort:
         """As a contract has it."""
         extents = (extent if isinstance(extent, int) and extent >= 0 else None for extent in self.shape)
         return ContractPort(self.name, self.dtype, tuple(extents), ())
-
-
-@dataclass(frozen=True)
-class EngineProfile:
-    """Least, likeliest and greatest shape of every input."""
-
-    name: str
-    shapes: dict[str, tuple[Shape, Shape, Shape]]
 
 
 @dataclass(frozen=True)
@@ -59,7 +51,7 @@ class Engine:
 
     inputs: tuple[EnginePort, ...]
     outputs: tuple[EnginePort, ...]
-    profiles: tuple[EngineProfile, ...] = ()
+    profiles: tuple[Profile, ...] = ()
     source: EngineSource = field(default_factory=EngineSource)
     model: EngineSource | None = None
     streaming: StreamingConfig | None = None

@@ -30,13 +30,13 @@ class Profile:
     """
 
     name: str
-    shapes: Mapping[str, tuple[Shape, Shape, Shape]]
+    shapes: dict[str, tuple[Shape, Shape, Shape]]
 
     def admits(self, shapes: Mapping[str, Shape]) -> bool:
         """Whether every one of these input shapes lies between least and greatest."""
         return all(
             name in self.shapes
-            and len(shape) == len(self.shapes[name][0])
+            and len(shape) == len(self.shapes[name][0]) == len(self.shapes[name][2])
             and all(
                 low <= extent <= high
                 for low, extent, high in zip(self.shapes[name][0], shape, self.shapes[name][2], strict=True)

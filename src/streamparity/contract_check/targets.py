@@ -10,12 +10,13 @@ from typing import Any
 from ..contract import derive
 from ..contract.check import MISSING, Ledger, check_contract, check_streaming
 from ..contract.engine import is_engine
+from ..contract.engine_check import check_engine
 from ..contract.model import CONTRACT, Contract
 from ..contract.network import Encoder
 from ..dump import DumpReader, is_dump
 from ..errors import StreamparityError
 from ..schedule import StreamingConfig
-from .files import check_engine, check_onnx
+from .graphs import check_onnx
 
 CHECK_SCHEMA = "streamparity.contract-check/1"
 

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..contract import Contract
+from ..contract.check import Ledger
+from ..contract.engine_check import check_engine
 from ..contract.profiles import Profile
-from ..contract_check.targets import check
 from ..graph.onnx_graph import missing_ports
 from ..schedule import StreamingConfig
 from ..tensors import DECODER_INPUTS, DECODER_OUTPUTS, ENCODER_INPUTS, ENCODER_OUTPUTS, canonical_names
@@ -22,7 +23,9 @@ def disagreements(contract: Contract, engine: Path, metadata: EngineMetadata) ->
         engine: the engine, what is known of it beside it.
         metadata: the same, read.
     """
-    problems = [each.sentence for each in check(contract, engine).ledger.disagreements]
+    ledger = Ledger(contract.source)
+    check_engine(contract, engine, ledger, [])
+    problems = [each.sentence for each in ledger.disagreements]
     if metadata.role == "encoder":
         problems += profile_problems(contract.streaming, metadata.profiles, [port.name for port in metadata.inputs])
     return problems
