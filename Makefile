@@ -29,7 +29,7 @@ demo: setup ## The whole job on the shipped model and speech, into streamparity-
 	$(BIN)/streamparity demo --force
 
 test: lint ## Lint, then run the tests; skipped tests are listed with their reasons
-	$(BIN)/python -m pytest -rs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs -n auto --dist loadfile
 
 faults: setup ## Plant faults in real exports and loops, print what was found and the score
 	$(BIN)/python -m tests.faults

@@ -23,11 +23,12 @@ def disagreements(contract: Contract, engine: Path, metadata: EngineMetadata) ->
         engine: the engine, what is known of it beside it.
         metadata: the same, read.
     """
-    ledger = Ledger(contract.source)
-    check_engine(contract, engine, ledger, [])
-    problems = [each.sentence for each in ledger.disagreements]
+    problems = []
     if metadata.role == "encoder":
         problems += profile_problems(contract.streaming, metadata.profiles, [port.name for port in metadata.inputs])
+    ledger = Ledger(contract.source)
+    check_engine(contract, engine, ledger, [])
+    problems += [each.sentence for each in ledger.disagreements]
     return problems
 
 
