@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..comparison import TolerancePolicy
+from ..comparison.tolerance import Tolerance
 from ..dump.manifest import Decoder
 from ..dump.noise_floor import NoiseFloor
 from ..dump.trace import decide, log_probabilities
@@ -16,7 +17,7 @@ from ..tensors import Array
 from .alignment import Difference, compared, first_difference
 from .robustness import robustness
 from .sides import Frames, Recorded, Side, decoded_so_far, forced
-from .simulation import simulate
+from .simulation import Explained, by_the_book, simulate
 from .swap import culprits, swap
 from .symptoms import histogram, symptoms, together
 from .ties import Judge, Judgement
@@ -70,7 +71,7 @@ def analyse(question: Question) -> dict[str, Any]:
     )
     judgement = None if difference is None else judge.judge(difference)
     rest = _forced(judge, expected.steps, own, q.rules)
-    findings = _diagnosis(q, trace, difference, judgement)
+    right, findings = _diagnosis(q, trace, difference, judge.tolerance)
     rows = swap(Side(q.recorded.frames, q.reference_head), q.candidate, expected, q.rules)
     if q.reference_head is None and q.candidate.head is not None:
         skipped.append("swap triage without the reference's head: pass --reference-model")
@@ -82,7 +83,7 @@ def analyse(question: Question) -> dict[str, Any]:
         }
     )
     skipped += [] if why is None else [why]
-    objections = _objections(difference, judgement, rest, found, trace)
+    objections = _objections(difference, judgement, rest, found, trace, right)
     if failure is not None:
         objections.append(f"the candidate cannot decode: {failure.message}")
     head = q.reference_head if q.reference_head is not None else q.candidate.head
@@ -157,20 +158,26 @@ def _forced(judge: Judge, steps: Sequence[Step], own: Sequence[Array] | None, ru
 
 
 def _diagnosis(
-    q: Question, trace: DecisionTrace, difference: Difference | None, judgement: Judgement | None
-) -> list[Finding]:
-    """Faults of the loop around the model, the surest first, one of a code."""
-    findings = list(symptoms(q.recorded.trace, trace, q.rules))
+    q: Question, trace: DecisionTrace, difference: Difference | None, tolerance: Tolerance
+) -> tuple[Explained | None, list[Finding]]:
+    """Faults of the loop around the model, the surest first, one of a code.
+
+    Returns:
+        How much of the candidate's trace its own model makes by the rules, ``None`` where that cannot be told or the
+        trace is the reference's; and the faults.
+    """
+    findings, right = list(symptoms(q.recorded.trace, trace, q.rules)), None
     head = q.candidate.head if q.candidate.head is not None else q.reference_head
     frames = q.candidate.frames if q.candidate.frames is not None else q.recorded.frames
-    tie = judgement is not None and judgement.kind == "near-tie"
-    if difference is not None and not tie and q.rules.kind != "ctc" and q.trace is not None and head is not None:
-        own = q.candidate.frames is not None
-        findings += simulate(head, q.rules, frames, q.trace, own)  # type: ignore[arg-type]  # no CTC head: see the kind
+    own = q.candidate.frames is not None
+    if difference is not None and q.trace is not None and head is not None:
+        right = by_the_book(head, q.rules, frames, q.trace, tolerance)
+        if q.rules.kind != "ctc":
+            findings += simulate(head, q.rules, frames, q.trace, tolerance, right, own)  # type: ignore[arg-type]
     surest: dict[str, Finding] = {}
     for finding in sorted(findings, key=lambda finding: -finding.confidence):
         surest.setdefault(finding.code, finding)
-    return list(surest.values())
+    return right if own and q.candidate.head is not None else None, list(surest.values())
 
 
 def _objections(
@@ -179,6 +186,7 @@ def _objections(
     rest: dict[str, Any] | None,
     found: Sequence[Difference | None],
     trace: DecisionTrace,
+    right: Explained | None,
 ) -> list[str]:
     """Every reason why it is not a pass."""
     objections = []
@@ -189,6 +197,11 @@ def _objections(
         objections.append(f"the decisions part at {where}: {judgement.reason}")
     elif difference is not None and rest is None:
         objections.append("nothing is known of what follows the near tie: pass the model with --backend and --model")
+    if right is not None and not right.all:
+        objections.append(
+            "logic: decoded by the rules, the same model on the same frames makes the first "
+            f"{right.steps} decisions of the candidate's trace and then others"
+        )
     if rest is not None and rest["flips"]:
         objections.append(f"along the reference's decisions the candidate flips {rest['flips']} of {rest['decisions']}")
     if len(found) > 1 and len({None if d is None else d.index for d in found}) > 1:

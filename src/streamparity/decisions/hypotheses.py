@@ -13,15 +13,24 @@ from ..decode.memory import Memory
 from ..dump.manifest import Decoder
 from ..dump.trace import advance
 from ..runners import SplitTransducer, Transducer
+from ..tensors import Array
+from .lenient import Lenient
 from .trace import DecisionTrace
 
 
-class Wrong(GreedyDecoder):
-    """A decoder with one rule changed; ``how`` says to what."""
+class Follower(GreedyDecoder):
+    """Right, but for decisions that arithmetic leaves open: these a trace makes, with the ``guide``."""
 
-    def __init__(self, transducer: Transducer, rules: Decoder, **how: Any) -> None:
-        self.how = how
+    def __init__(self, transducer: Transducer, rules: Decoder, guide: Lenient, **how: Any) -> None:
+        self.how, self._guide = how, guide
         super().__init__(transducer, rules)
+
+    def read(self, scores: Array, frame: int) -> tuple[int, int | None]:
+        return self._guide.read(self.index, frame, scores)
+
+
+class Wrong(Follower):
+    """A decoder with one rule changed; ``how`` says to what."""
 
 
 class FedTwice(Wrong):
@@ -144,7 +153,7 @@ class Hypothesis:
 
     code: str
     what: str
-    decoder: Callable[..., GreedyDecoder]
+    decoder: Callable[..., Follower]
     how: dict[str, Any] = field(default_factory=dict)
     shown: Callable[[int], int] | None = None
 
@@ -225,7 +234,7 @@ def _of_shifts(rules: Decoder) -> Iterator[Hypothesis]:
             "labels-shifted-by-one", f"the predictor consumes label k{shift:+d} for k", FedShifted, {"shift": shift}
         )
         for what, shown in shifts(rules, shift):
-            yield Hypothesis("labels-shifted-by-one", what, GreedyDecoder, shown=shown)
+            yield Hypothesis("labels-shifted-by-one", what, Follower, shown=shown)
             yield Hypothesis(
                 "labels-shifted-by-one", f"{what}, and the predictor consumes it", FedShifted, {"shift": shift}, shown
             )

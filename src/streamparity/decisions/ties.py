@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..comparison import TolerancePolicy
+from ..comparison.tolerance import Tolerance
 from ..dump.decoder import CTC_HEAD, JOINT
 from ..dump.manifest import Decoder
 from ..tensors import Array
@@ -70,6 +71,11 @@ class Judge:
     own: Sequence[Array] | None = None
     swapped: Sequence[Array] | None = None
 
+    @property
+    def tolerance(self) -> Tolerance:
+        """Of one score of the candidate's head."""
+        return self.policy.tolerance(CTC_HEAD if self.rules.kind == "ctc" else JOINT, FLOAT32, FLOAT32)
+
     def judge(self, difference: Difference) -> Judgement:
         """Say what the first difference is."""
         if not difference.of_the_model or difference.reference is None or difference.candidate is None:
@@ -89,7 +95,9 @@ class Judge:
     def _weigh(self, index: int, places: tuple[int, int], ours: float | None, theirs: float | None) -> Judgement:
         explained = self._explained(index, places)
         off, within = self._encoder(self.reference.trace.steps[index])
-        allowed = 2 * self._tolerance(index)
+        tolerance = self.tolerance
+        scores = [choice.logit for choice in self.reference.trace.steps[index].top if choice.logit is not None]
+        allowed = 2 * (tolerance.atol + tolerance.rtol * max(map(abs, scores), default=0.0))
         bound = allowed + (explained or 0.0)
         figures = (ours, theirs, explained, allowed, off, within)
         if ours is None or theirs is None:
@@ -146,14 +154,6 @@ class Judge:
         error = np.abs(self.frames[step.chunk][step.frame].astype(np.float64) - expected)
         tolerance = self.policy.tolerance("outputs", FLOAT32, FLOAT32)
         return float(error.max()), bool((error <= tolerance.atol + tolerance.rtol * np.abs(expected)).all())
-
-    def _tolerance(self, index: int) -> float:
-        """Tolerance of one score of the head, at the reference's own best."""
-        name = CTC_HEAD if self.rules.kind == "ctc" else JOINT
-        tolerance = self.policy.tolerance(name, FLOAT32, FLOAT32)
-        step = self.reference.trace.steps[index]
-        scores = [choice.logit for choice in step.top if choice.logit is not None]
-        return tolerance.atol + tolerance.rtol * max(map(abs, scores), default=0.0)
 
 
 _LOGIC = {
