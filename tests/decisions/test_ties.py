@@ -128,3 +128,22 @@ def test_ctc_behind_a_near_tie(setting, columns):
     sound = asked([other, *labels[1:]])
     assert (sound["verdict"], sound["first_difference"]["kind"]) == ("pass", "near-tie")
     assert asked([other] + [0] * (len(labels) - 1))["verdict"] == "fail"
+
+
+def test_a_coarse_encoder_explains_what_its_own_frames_move_and_no_more(setting):
+    """Frames in half precision around a float32 joint."""
+    seen = 0
+    for made, second, _, _ in settings_with_a_tie(setting):
+        draw = np.random.default_rng(1)
+        frames = [(f * (1 + 5e-4 * draw.choice([-1, 1], f.shape))).astype(np.float32) for f in made.frames]
+        sound = made.ask(candidate=Side(frames, made.model), arithmetic="float16")
+        assert sound["forced"]["flips"] == 0
+        if (found := sound["first_difference"]) is not None:
+            seen += 1
+            assert (sound["verdict"], found["kind"]) == ("pass", "near-tie")
+            assert found["explained"] > found["allowed"]
+        made.model.bias[second] += np.float32(2e-3)
+        wrong = made.ask(candidate=Side(made.frames, made.model), arithmetic="float16")
+        made.model.bias[second] -= np.float32(2e-3)
+        assert (wrong["verdict"], wrong["first_difference"]["kind"]) == ("fail", "flip")
+    assert seen >= 2

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..comparison import TolerancePolicy
 from ..comparison.tolerance import Tolerance
+from ..decode import arithmetic_of
 from ..dump.manifest import Decoder
 from ..dump.noise_floor import NoiseFloor
 from ..dump.trace import decide, log_probabilities
@@ -38,7 +39,7 @@ class Question:
         candidate: the candidate's frames and head, as far as they are known.
         trace: the candidate's own decisions; ``None``: what its head makes of its frames by the book.
         floor: what arithmetic alone costs.
-        arithmetic: dtype in which the candidate computes, where it is known.
+        arithmetic: dtype in which the candidate's encoder computes, where it is known.
         offline: transcript of the whole recording at once.
     """
 
@@ -66,9 +67,8 @@ def analyse(question: Question) -> dict[str, Any]:
     difference = next((d for d in found if d is not None), None)
     own = _along(q, q.candidate.frames, skipped)
     swapped = _along(q, q.recorded.frames, [])
-    judge = Judge(
-        q.rules, q.recorded, TolerancePolicy(arithmetic=q.arithmetic, floor=q.floor), q.candidate.frames, own, swapped
-    )
+    policy = TolerancePolicy(arithmetic=q.arithmetic, head=arithmetic_of(q.candidate.head), floor=q.floor)
+    judge = Judge(q.rules, q.recorded, policy, q.candidate.frames, own, swapped)
     judgement = None if difference is None else judge.judge(difference)
     rest = _forced(judge, expected.steps, own, q.rules)
     right, findings = _diagnosis(q, trace, difference, judge.tolerance)

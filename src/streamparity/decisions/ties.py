@@ -9,15 +9,13 @@ from typing import Any, Literal
 import numpy as np
 
 from ..comparison import TolerancePolicy
-from ..comparison.tolerance import Tolerance
+from ..comparison.tolerance import FLOAT32, Tolerance
 from ..dump.decoder import CTC_HEAD, JOINT
 from ..dump.manifest import Decoder
 from ..tensors import Array
 from .alignment import Difference
 from .sides import Frames, Recorded
 from .trace import Choice, Step
-
-FLOAT32 = np.dtype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,7 @@ class Judgement:
         candidate_margin: by how much the candidate scores its own above the reference's.
         explained: by how much the difference between the two encoder frames alone moves the two scores against each
             other, measured on the candidate's own head; ``None`` where that cannot be run.
-        allowed: by how much arithmetic alone may move them: twice the tolerance of the head's scores.
+        allowed: by how much the head's own arithmetic may move them: twice the tolerance of its scores.
         encoder_max_abs: largest difference of the two encoder frames.
         encoder_ok: whether every value of the frame is within its tolerance.
     """
@@ -74,7 +72,7 @@ class Judge:
     @property
     def tolerance(self) -> Tolerance:
         """Of one score of the candidate's head."""
-        return self.policy.tolerance(CTC_HEAD if self.rules.kind == "ctc" else JOINT, FLOAT32, FLOAT32)
+        return self.policy.of_the_head(CTC_HEAD if self.rules.kind == "ctc" else JOINT)
 
     def judge(self, difference: Difference) -> Judgement:
         """Say what the first difference is."""
