@@ -147,3 +147,45 @@ def test_a_coarse_encoder_explains_what_its_own_frames_move_and_no_more(setting)
         made.model.bias[second] -= np.float32(2e-3)
         assert (wrong["verdict"], wrong["first_difference"]["kind"]) == ("fail", "flip")
     assert seen >= 2
+
+
+def test_what_the_trace_says_it_scored_counts_beside_the_model(setting):
+    """The model given has a tie; the program that wrote the trace was sure, of another label."""
+    seen = 0
+    for made, second, _, _ in settings_with_a_tie(setting):
+
+        def scored(by, made=made, second=second):
+            made.model.bias[second] += np.float32(by)
+            steps = decoded(made.model, made.rules, made.frames)[0].steps
+            made.model.bias[second] -= np.float32(by)
+            return made.read(
+                [
+                    {
+                        "chunk": step.chunk,
+                        "frame": step.frame,
+                        "label": step.label,
+                        "top": [{"label": choice.value, "logit": choice.logit} for choice in step.top],
+                    }
+                    for step in steps
+                ]
+            )
+
+        sound = made.ask(scored(2e-6))
+        assert (sound["verdict"], sound["first_difference"]["kind"]) == ("pass", "near-tie")
+        result = made.ask(scored(5.0))
+        found = result["first_difference"]
+        assert (result["verdict"], found["kind"]) == ("fail", "flip")
+        if found["candidate"]["label"] == second and found["reference"]["label"] != made.rules.blank_id:
+            top = [choice["logit"] for choice in found["candidate"]["top"]]
+            assert found["candidate_margin"] == pytest.approx(top[0] - top[1])
+            seen += 1
+    assert seen >= 3
+
+
+def test_a_choice_that_its_own_model_scores_far_below_is_no_tie(setting):
+    made, second, lines, result = next(settings_with_a_tie(setting))
+    index = result["first_difference"]["index"]
+    assert second in (step["label"] for step in (lines[index], result["first_difference"]["reference"]))
+    made.model.bias[lines[index]["label"]] -= 5
+    found = made.ask(made.read(lines))["first_difference"]
+    assert (found["index"], found["kind"], found["candidate_margin"] < -4) == (index, "flip", True)

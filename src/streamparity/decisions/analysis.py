@@ -149,8 +149,10 @@ def _forced(judge: Judge, steps: Sequence[Step], own: Sequence[Array] | None, ru
         label, duration = decide(rules, row)
         if (label, duration) == (step.label, step.duration):
             continue
+        # Its scores are the row's, not those of the reference's step.
+        chosen = replace(step, label=label, duration=duration, top=(), durations=(), lse=None, duration_lse=None)
         head: Any = "label" if label != step.label else "duration"
-        judged = judge.judge(Difference(index, head, step, replace(step, label=label, duration=duration)))
+        judged = judge.judge(Difference(index, head, step, chosen))
         ties, flips = ties + (judged.kind == "near-tie"), flips + (judged.kind != "near-tie")
         if judged.kind != "near-tie" and first is None:
             first = {"index": index, "chunk": step.chunk, "frame": step.frame, "head": head}

@@ -27,7 +27,8 @@ class Judgement:
             around the model did.
         reason: one sentence.
         reference_margin: by how much the reference scores its own choice above the candidate's.
-        candidate_margin: by how much the candidate scores its own above the reference's.
+        candidate_margin: by how much the candidate scores its own above the reference's: as its trace says where that
+            has scores, else as its model does. Neither may be past what is permitted.
         explained: by how much the difference between the two encoder frames alone moves the two scores against each
             other, measured on the candidate's own head; ``None`` where that cannot be run.
         allowed: by how much the head's own arithmetic may move them: twice the tolerance of its scores.
@@ -83,14 +84,17 @@ class Judge:
             return Judgement("flip", "the label comes on another frame; the traces do not say what was scored there")
         places = self._places(difference)
         ours = self._margin(None if self.reference.rows is None else self.reference.rows[index], places)
-        theirs = self._margin(None if self.own is None else self.own[index], places[::-1])
         if ours is None:
             ours = _margin_of(difference.reference, difference.head, difference.candidate)
-        if theirs is None:
-            theirs = _margin_of(difference.candidate, difference.head, difference.reference)
-        return self._weigh(index, places, ours, theirs)
+        theirs = _margin_of(difference.candidate, difference.head, difference.reference)
+        of_the_model = self._margin(None if self.own is None else self.own[index], places[::-1])
+        return self._weigh(index, places, ours, theirs, of_the_model)
 
-    def _weigh(self, index: int, places: tuple[int, int], ours: float | None, theirs: float | None) -> Judgement:
+    def _weigh(
+        self, index: int, places: tuple[int, int], ours: float | None, written: float | None, run: float | None
+    ) -> Judgement:
+        """From the reference's margin, the candidate's as its trace has it, and as its model has it."""
+        theirs = run if written is None else written
         explained = self._explained(index, places)
         off, within = self._encoder(self.reference.trace.steps[index])
         tolerance = self.tolerance
@@ -100,7 +104,7 @@ class Judge:
         figures = (ours, theirs, explained, allowed, off, within)
         if ours is None or theirs is None:
             return Judgement("flip", "the traces do not hold the scores of both choices, so no tie is proved", *figures)
-        widest = max(ours, theirs)
+        widest = max(abs(margin) for margin in (ours, written, run) if margin is not None)
         if within is False:
             by = "of another size" if off is None else f"off by {off:.1e}, past its tolerance"
             return Judgement("flip", f"the encoder frame is {by}", *figures)
