@@ -238,3 +238,34 @@ def test_a_right_loop_around_a_wrong_model_is_not_blamed(setting, kind):
         result = made.ask(trace, candidate=Side(frames, made.model), reference_head=made.model)
         assert result["swap"]["cause"] in ([], ["encoder"])
     assert differing >= 8
+
+
+def test_steps_without_log_sum_exps_are_left_out_of_the_softmax_symptom(setting):
+    made = setting(2, "tdt")
+    lines, _ = port(made.model, made.rules, made.frames)
+    together = {"lse": -0.5, "duration_lse": float(np.log(1 - np.exp(-0.5)))}
+    result = made.ask(made.read([lines[0], *({**line, **together} for line in lines[1:])]))
+    found = next(f for f in result["diagnosis"] if f["code"] == "joint-softmaxed-across-heads")
+    assert found["evidence"]["probability"] == pytest.approx(1)
+
+
+def test_a_frame_too_many_at_the_boundary_is_no_lost_jump(setting):
+    """A port that skips to a chunk's beginning where the rules go on in the one before."""
+    tried = 0
+    for seed in SEEDS:
+        made = setting(seed, "tdt")
+        lines, _ = port(made.model, made.rules, made.frames)
+        # The last decision of a chunk is left out: the move to the next chunk is then too long, not too short.
+        last = [
+            place
+            for place in range(1, len(lines) - 1)
+            if lines[place]["chunk"] == lines[place - 1]["chunk"] < lines[place + 1]["chunk"]
+            and lines[place + 1]["frame"] == 0
+        ]
+        for place in last[:2]:
+            trace = made.read(lines[:place] + lines[place + 1 :])
+            for model in (True, False):
+                tried += 1
+                codes = [finding["code"] for finding in made.ask(trace, model=model)["diagnosis"]]
+                assert "time-jump-lost" not in codes, (seed, place)
+    assert tried >= 8
