@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .comparison.result import as_json
-from .decisions import Question, Recorded, Side, analyse, read_trace_file, recorded
+from .decisions import Question, Recorded, Side, analyse, chunk_starts, read_trace_file, recorded
 from .decode import Head, head_of, valid_frames
 from .dump import Decoder, DumpReader, is_dump
 from .dump.store import TRACE
@@ -81,7 +81,9 @@ def trace(
             candidate = candidate if candidate.frames is not None else Side(_dumped_frames(written, ours), None)
             written = written / TRACE
         if written is not None:
-            theirs = read_trace_file(written, rules, ours.starts)
+            # A trace of the whole recording is read by the whole recording's frames, whatever is compared of it.
+            starts = ours.starts if chunks is None else chunk_starts(reference)
+            theirs = read_trace_file(written, rules, starts).until(len(ours.frames))
         elif candidate.head is None:
             raise StreamparityError(
                 f"{options.model} has no {'ctc_decoder' if rules.kind == 'ctc' else 'decoder_joint'} to decode with",

@@ -57,6 +57,26 @@ def test_every_kind_of_decoder_is_traced_end_to_end(sources, tmp_path, backend, 
     json.dumps(result, allow_nan=False)
 
 
+def test_the_first_chunks_of_a_trace_of_the_whole_recording(sources, tmp_path):
+    _, export, reference = sources("demo")
+    written = tmp_path / "trace.jsonl"
+    lines = [{key: line[key] for key in ("chunk", "frame", "label")} for line in reference.trace()]
+    for candidate in (reference.folder, written):
+        written.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        for backend, model in ((None, None), ("ort", export)):
+            result = trace(reference, TraceOptions(backend, model, candidate=candidate, limit=20))
+            assert (result["verdict"], result["chunks"]) == ("pass", 20)
+            assert result["steps"]["candidate"] == result["steps"]["reference"] == result["steps"]["equal"] > 15
+    early = next(place for place, line in enumerate(lines) if line["label"] == reference.manifest.decoder.blank_id)
+    written.write_text(
+        "".join(
+            json.dumps({**line, "label": 0 if place == early else line["label"]}) + "\n"
+            for place, line in enumerate(lines)
+        )
+    )
+    assert trace(reference, TraceOptions(candidate=written, limit=20))["verdict"] == "fail"
+
+
 def pair_of(loaded_module, encoder, out):
     """Encoder, predictor and joint as three graphs."""
     import torch
