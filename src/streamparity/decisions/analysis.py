@@ -20,7 +20,7 @@ from .robustness import robustness
 from .sides import Frames, Recorded, Side, decoded_so_far, forced
 from .simulation import Explained, by_the_book, simulate
 from .swap import culprits, swap
-from .symptoms import histogram, symptoms, together
+from .symptoms import CONCLUDED, histogram, symptoms, together
 from .ties import Judge, Judgement
 from .trace import DecisionTrace, Step
 from .transcripts import transcripts
@@ -175,7 +175,10 @@ def _diagnosis(
     if difference is not None and q.trace is not None and head is not None:
         right = by_the_book(head, q.rules, frames, q.trace, tolerance)
         if q.rules.kind != "ctc":
-            findings += simulate(head, q.rules, frames, q.trace, tolerance, right, own)  # type: ignore[arg-type]
+            tried, refuted = simulate(head, q.rules, frames, q.trace, tolerance, right, own)  # type: ignore[arg-type]
+            if own and q.candidate.head is not None:
+                findings = [finding for finding in findings if finding.code not in refuted & CONCLUDED]
+            findings += tried
     surest: dict[str, Finding] = {}
     for finding in sorted(findings, key=lambda finding: -finding.confidence):
         surest.setdefault(finding.code, finding)

@@ -88,7 +88,7 @@ def simulate(
     tolerance: Tolerance,
     right: Explained,
     own: bool,
-) -> list[Finding]:
+) -> tuple[list[Finding], set[str]]:
     """Decode by every wrong rule known, where the right one does not make the candidate's trace.
 
     Args:
@@ -101,10 +101,11 @@ def simulate(
         own: whether the frames are the candidate's own; from others only a rule that makes every decision counts.
 
     Returns:
-        The rules that reproduce the trace; else, less sure, the one that explains most of it.
+        The rules that reproduce the trace; else, less sure, the one that explains most of it. And the codes of which no
+        rule reproduces it.
     """
     if right.all:
-        return []
+        return [], set()
 
     def tried(rule: Hypothesis) -> Explained:
         return explain(rule, transducer, rules, frames, candidate, tolerance)
@@ -115,12 +116,13 @@ def simulate(
     if all(result.hypothesis.code == "state-not-reset" for result in results if result.all):
         results += [tried(rule) for rule in other_starts(rules)]
     exact = [result for result in results if result.all]
+    refuted = {result.hypothesis.code for result in results} - {result.hypothesis.code for result in exact}
     if exact:
         codes = list(dict.fromkeys(result.hypothesis.code for result in exact))
         first = {code: next(r for r in exact if r.hypothesis.code == code) for code in codes}
-        return [_finding(first[code], right, SURE if len(codes) == 1 else SURE / len(codes)) for code in codes]
+        return [_finding(first[code], right, SURE if len(codes) == 1 else SURE / len(codes)) for code in codes], refuted
     best = max(results, key=lambda result: result.steps, default=right)
-    return [_finding(best, right, LIKELY)] if own and best.steps >= 2 * right.steps + WORTH else []
+    return [_finding(best, right, LIKELY)] if own and best.steps >= 2 * right.steps + WORTH else [], refuted
 
 
 def explain(

@@ -18,6 +18,8 @@ from .trace import DecisionTrace, Step
 
 FEWEST_LABELS = 3
 LONG_RUN = 8
+# What is only concluded from a trace, and does not stand where the candidate's own model, so decoded, makes another.
+CONCLUDED = {"time-jump-lost", "durations-ignored", "state-advanced-on-blank", "last-label-lost"}
 UNIT = 1e-3  # how far from 1 the probabilities of both heads together may be
 
 
