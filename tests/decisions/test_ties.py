@@ -189,3 +189,17 @@ def test_a_choice_that_its_own_model_scores_far_below_is_no_tie(setting):
     made.model.bias[lines[index]["label"]] -= 5
     found = made.ask(made.read(lines))["first_difference"]
     assert (found["index"], found["kind"], found["candidate_margin"] < -4) == (index, "flip", True)
+
+
+def test_scores_that_are_no_numbers_are_never_a_pass(setting):
+    made = setting(1, "rnnt")
+    steps = made.recorded.trace.steps
+    lines = [{"chunk": s.chunk, "frame": s.frame, "label": s.label} for s in steps]
+    unscored = [{**line, "top": [{"label": line["label"], "logit": float("nan")}], "lse": None} for line in lines]
+    assert made.ask(made.read(lines))["verdict"] == "pass"
+    assert made.ask(made.read(unscored))["verdict"] == "fail"
+    made.model.bias[:] = np.nan
+    record(made)
+    result = made.ask()
+    assert (result["verdict"], result["first_difference"]) == ("fail", None)
+    assert sum("not numbers" in objection for objection in result["objections"]) == 3

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from ..comparison import TolerancePolicy
 from ..comparison.tolerance import Tolerance
 from ..decode import arithmetic_of
@@ -83,7 +85,8 @@ def analyse(question: Question) -> dict[str, Any]:
         }
     )
     skipped += [] if why is None else [why]
-    objections = _objections(difference, judgement, rest, found, trace, right)
+    objections = _not_finite(q.recorded, own, trace)
+    objections += _objections(difference, judgement, rest, found, trace, right)
     if failure is not None:
         objections.append(f"the candidate cannot decode: {failure.message}")
     head = q.reference_head if q.reference_head is not None else q.candidate.head
@@ -212,6 +215,25 @@ def _objections(
     if len(found) > 1 and len({None if d is None else d.index for d in found}) > 1:
         objections.append("decodings of the same recording are not alike")
     return objections
+
+
+def _not_finite(reference: Recorded, own: Sequence[Array] | None, trace: DecisionTrace) -> list[str]:
+    """Decisions that were made of no numbers: the same on both sides, they would look alike."""
+    bad = {
+        "reference": sum(not _is_scored(step) for step in reference.trace.steps),
+        "candidate": sum(not _is_scored(step) for step in trace.steps),
+        "candidate's model, along the reference's decisions,": sum(bool(np.isnan(row).any()) for row in own or ()),
+    }
+    if reference.rows is not None:
+        bad["reference"] = max(bad["reference"], sum(bool(np.isnan(row).any()) for row in reference.rows))
+    return [
+        f"the {side} makes {count} decisions of scores that are not numbers" for side, count in bad.items() if count
+    ]
+
+
+def _is_scored(step: Step) -> bool:
+    """Whether a step that lists its best labels has a number for any of them."""
+    return not step.top or step.lse is not None or any(choice.logit is not None for choice in step.top)
 
 
 def _counts(expected: DecisionTrace, trace: DecisionTrace, difference: Difference | None) -> dict[str, Any]:
