@@ -18,7 +18,7 @@ from .decode import Head, head_of, valid_frames
 from .dump import Decoder, DumpReader, is_dump
 from .dump.store import TRACE
 from .errors import StepFailed, StreamparityError
-from .identity import check_identity
+from .identity import check_candidate_dump, check_identity
 from .loop import ChunkFailure, Mode, drive
 from .progress import Note, Progress, no_note, no_progress
 from .provenance import host, versions
@@ -78,6 +78,7 @@ def trace(
         ours = recorded(reference, rules, chunks)
         theirs, written = None, options.candidate
         if written is not None and is_dump(written):
+            notes += check_candidate_dump(DumpReader(written), reference, options.allow_model_mismatch)
             candidate = candidate if candidate.frames is not None else Side(_dumped_frames(written, ours), None)
             written = written / TRACE
         if written is not None:

@@ -77,6 +77,24 @@ def test_the_first_chunks_of_a_trace_of_the_whole_recording(sources, tmp_path):
     assert trace(reference, TraceOptions(candidate=written, limit=20))["verdict"] == "fail"
 
 
+def test_a_dump_of_another_model_or_of_other_decisions_is_refused(sources, tmp_path):
+    from streamparity.errors import StreamparityError
+
+    _, _, reference = sources("demo")
+    other = shutil.copytree(reference.folder, tmp_path / "other")
+    manifest = json.loads((other / "dump.json").read_text())
+    model = {**manifest, "model": {**manifest["model"], "sha256": "0" * 64}}
+    (other / "dump.json").write_text(json.dumps(model))
+    with pytest.raises(StreamparityError, match="of another model"):
+        trace(reference, TraceOptions(candidate=other, limit=5))
+    allowed = trace(reference, TraceOptions(candidate=other, limit=5, allow_model_mismatch=True))
+    assert (allowed["verdict"], any("as allowed" in note for note in allowed["notes"])) == ("pass", True)
+    (other / "dump.json").write_text(json.dumps({**manifest, "decoder": {**manifest["decoder"], "kind": "ctc"}}))
+    for allow in (False, True):
+        with pytest.raises(StreamparityError, match="of other decisions than the reference: its decoder's kind"):
+            trace(reference, TraceOptions(candidate=other, limit=5, allow_model_mismatch=allow))
+
+
 def pair_of(loaded_module, encoder, out):
     """Encoder, predictor and joint as three graphs."""
     import torch
