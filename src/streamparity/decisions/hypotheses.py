@@ -68,9 +68,11 @@ class LabelLost(Wrong):
 
 
 class StateLost(Wrong):
-    """A chunk begins as an utterance does."""
+    """A chunk begins as an utterance does, ``silent``: only after a chunk without labels."""
 
     def next_chunk(self, emitted: bool) -> tuple[Memory, int]:
+        if emitted and self.how["silent"]:
+            return super().next_chunk(emitted)
         return self.start(), self.skipped
 
 
@@ -194,13 +196,22 @@ def hypotheses(
                 LabelLost,
                 {"silent": silent, "consumed": consumed},
             )
-    yield Hypothesis("state-not-carried", "the predictor begins anew with every chunk", StateLost)
+    for silent, which in ((False, "every chunk"), (True, "a chunk that follows one without labels")):
+        yield Hypothesis("state-not-carried", f"the predictor begins anew with {which}", StateLost, {"silent": silent})
     yield from _of_tdt(rules, candidate)
     longest = decisions_on_a_frame(candidate)
     if rules.max_symbols is not None and longest > rules.max_symbols:
         yield Hypothesis(
             "max-symbols-unenforced",
             f"{longest} decisions are made on one frame, where max_symbols {rules.max_symbols} ends it",
+            Unlimited,
+            {"limit": longest},
+        )
+    # Of a port with a lower limit that is met anywhere, no frame has more decisions than that.
+    if rules.max_symbols is None or longest < rules.max_symbols:
+        yield Hypothesis(
+            "max-symbols-too-low",
+            f"decoding leaves a frame after {longest} labels, where max_symbols is {rules.max_symbols}",
             Unlimited,
             {"limit": longest},
         )

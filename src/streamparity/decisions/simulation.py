@@ -34,6 +34,7 @@ FIX = {
     "durations-ignored": "move on by the duration of the best duration logit after blanks and labels alike",
     "time-jump-lost": "begin the next chunk as many frames in as the last duration led past the end",
     "blank-duration-zero-stuck": "count a blank of duration 0 as duration 1",
+    "max-symbols-too-low": "decode with the model's own max_symbols",
     "max-symbols-unenforced": "go to the next frame after max_symbols labels on one",
     "labels-shifted-by-one": "count labels as the model does: the vocabulary from 0, the blank last",
     "state-not-reset": "begin every utterance with the blank, a zero state and nothing skipped",
