@@ -17,7 +17,8 @@ from ..dump.trace import decide, log_probabilities
 from ..errors import StepFailed
 from ..localize.finding import Finding
 from ..tensors import Array
-from .alignment import Difference, compared, first_difference
+from .alignment import Difference, first_difference
+from .document import counts, parted
 from .robustness import robustness
 from .sides import Frames, Recorded, Side, decoded_so_far, forced
 from .simulation import Explained, by_the_book, simulate
@@ -102,8 +103,8 @@ def analyse(question: Question) -> dict[str, Any]:
         "verdict": "fail" if objections else "pass",
         "objections": objections,
         "decoder": {"kind": q.rules.kind, "blank_id": q.rules.blank_id, "max_symbols": q.rules.max_symbols},
-        "steps": _counts(expected, trace, difference),
-        "first_difference": None if difference is None else _difference(difference, judgement, q.rules),
+        "steps": counts(expected, trace, difference),
+        "first_difference": None if difference is None else parted(difference, judgement, q.rules),
         "forced": rest,
         "swap": {
             "rows": [row.to_json(q.rules) for row in rows],
@@ -234,60 +235,3 @@ def _not_finite(reference: Recorded, own: Sequence[Array] | None, trace: Decisio
 def _is_scored(step: Step) -> bool:
     """Whether a step that lists its best labels has a number for any of them."""
     return not step.top or step.lse is not None or any(choice.logit is not None for choice in step.top)
-
-
-def _counts(expected: DecisionTrace, trace: DecisionTrace, difference: Difference | None) -> dict[str, Any]:
-    whole = expected.whole and trace.whole
-    ours = compared(expected, whole)
-    return {
-        "reference": len(expected.steps),
-        "candidate": len(trace.steps),
-        "utterances": len(trace.utterances()),
-        "compared": "decisions" if whole else "labels",
-        "equal": len(ours) if difference is None else difference.index,
-    }
-
-
-def _difference(difference: Difference, judgement: Judgement | None, rules: Decoder) -> dict[str, Any]:
-    step = difference.step
-    return {
-        "index": difference.index,
-        "utterance": 0 if difference.candidate is None else difference.candidate.utterance,
-        "chunk": step.chunk,
-        "frame": step.frame,
-        "encoder_frame": step.at,
-        "head": difference.head,
-        "reference": _side(difference.reference, rules),
-        "candidate": _side(difference.candidate, rules),
-        **({} if judgement is None else judgement.to_json()),
-    }
-
-
-def _side(step: Step | None, rules: Decoder) -> dict[str, Any] | None:
-    if step is None:
-        return None
-    return {
-        "label": step.label,
-        "piece": piece(step.label, rules),
-        "duration": step.duration,
-        "chunk": step.chunk,
-        "frame": step.frame,
-        "step": step.step,
-        "top": [{"label": c.value, "piece": piece(c.value, rules), **_score(c.logit, step.lse)} for c in step.top],
-        "durations": [{"duration": c.value, **_score(c.logit, step.duration_lse)} for c in step.durations],
-        "lse": step.lse,
-        "duration_lse": step.duration_lse,
-        "state": step.state,
-    }
-
-
-def _score(logit: float | None, lse: float | None) -> dict[str, float | None]:
-    """A score as the head gave it, and as a log-probability of its head, in which both sides can be compared."""
-    return {"logit": logit, "log_prob": None if logit is None or lse is None else logit - lse}
-
-
-def piece(label: int, rules: Decoder) -> str:
-    """How a label is spelt."""
-    if label == rules.blank_id:
-        return "blank"
-    return rules.vocabulary[label] if label < len(rules.vocabulary) else f"<{label}>"
