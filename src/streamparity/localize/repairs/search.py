@@ -26,8 +26,9 @@ from .vectors import vectors
 
 # What is left of the error must be this much smaller, and within tolerance besides.
 CURED = 0.1
-# Of nodes run, over all edits: what keeps the search to seconds where a piece is large.
+# Over all edits, nodes run and bytes of weights copied: of a piece of many or large ones only so many edits are tried.
 MOST_WORK = 400_000
+MOST_BYTES = 8 * 2**30
 MOST_NODES = 1200  # of a piece: a whole model is too large for one change to be found in it
 MOST_CURES = 8
 MASKS = (-1e4, 0.0, 1.0, -3e38)
@@ -81,7 +82,7 @@ class _Search:
         self._trial, self._anatomy, self._scopes = trial, anatomy, scopes
         self._proto, self._floats = trial.proto, trial.floats
         self._nodes = [node for node in trial.proto.graph.node if set(node.output) & set(suspects)]
-        self._left = MOST_WORK // len(trial.proto.graph.node)
+        self._left = min(MOST_WORK // len(trial.proto.graph.node), MOST_BYTES // trial.proto.ByteSize())
 
     def extra(self) -> Iterator[Cure]:
         """One node too many."""
