@@ -68,7 +68,15 @@ def cures(trial: Trial, suspects: Collection[str], anatomy: Anatomy | None, scop
     if len(trial.proto.graph.node) > MOST_NODES:
         return []
     search = _Search(trial, suspects, anatomy, scopes)
-    for kind in (search.extra, search.structure, search.weights, search.missing, search.numbers, search.several):
+    for kind in (
+        search.extra,
+        search.structure,
+        search.weights,
+        search.missing,
+        search.numbers,
+        search.another_norm,
+        search.several,
+    ):
         found = list(islice(kind(), MOST_CURES))
         if found:
             return found
@@ -111,13 +119,16 @@ class _Search:
                 yield Cure("addend", None, text, self._trial.before.max_abs, 0.0)
         fed = [port.name for port in self._proto.graph.input if port.name in self._floats & set(self._inner)]
         yield from self._all(residuals(self._nodes, self._inner, fed))
-        yield from self._all(norms(self._proto, self._nodes, self._inner, self._anatomy, self._scopes))
 
     def numbers(self) -> Iterator[Cure]:
         """A number that is another."""
         held = list(constant_knobs(self._proto, self._nodes, self._floats))
         yield from self._all(repair for knob in held for repair in self._usual(knob))
         yield from self._turned([*held, *factor_knobs(self._nodes, self._floats)])
+
+    def another_norm(self) -> Iterator[Cure]:
+        """A norm that is another, or none."""
+        return self._all(norms(self._proto, self._nodes, self._inner, self._anatomy, self._scopes))
 
     def _extra(self) -> Iterator[Repair]:
         yield from extra(self._nodes, self._floats)
