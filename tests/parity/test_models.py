@@ -164,7 +164,7 @@ def test_every_module_of_the_encoder_has_its_tensor_in_the_graph(loaded, worksho
 
 def test_a_tap_of_the_wrong_layer_would_be_seen(workshop, monkeypatch):
     """The mapping from module paths to graph tensors, misdirected on purpose."""
-    from streamparity.runners import onnx_graph
+    from streamparity.graph import onnx_graph
 
     find = onnx_graph.OnnxGraph.tap_tensors
 

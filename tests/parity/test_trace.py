@@ -347,9 +347,8 @@ def test_a_near_tie_under_the_noise_floor_is_one_and_no_fault(tied, monkeypatch)
     with monkeypatch.context() as patch:
         noisy(patch, below, results.index(parted[0]))
         tokens = run(reference, RunOptions("torch", path))["tokens"]
-        # The same words may come of it, or others: where decisions part it is said that they hang on a tie.
-        assert tokens["near_tie"] == (tokens["parting"] is not None)
-        assert tokens["equal"] or tokens["near_tie"]
+        # The same words may come of it, or others: they hang on a tie either way.
+        assert tokens["near_tie"] is True
     # The tie is what the transcript survives least.
     assert parted[0]["robustness"]["floors"] < 1
 

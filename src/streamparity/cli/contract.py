@@ -73,7 +73,10 @@ def check(contract: Path, target: Path, json_target: str | None) -> int:
     "--schedule", type=click.Choice([*SCHEDULES, "both"]), default="both", show_default=True, help="Which schedule."
 )
 def show(source: str, seconds: float, att_context: tuple[int, ...] | None, schedule: str) -> None:
-    """Print the chunk table: frames, samples and milliseconds in, overlap, frames dropped and out, cache lengths."""
+    """Print the chunk table: frames, samples and milliseconds in, overlap, frames dropped and out, cache lengths.
+
+    Of a contract (contract.json in this folder by default) or of a .nemo.
+    """
     from ..contract import Contract
     from ..contract.show import HEADINGS, LEGEND, explain
     from ..report.columns import columns

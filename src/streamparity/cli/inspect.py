@@ -31,6 +31,8 @@ def command(path: Path, json_target: str | None, **options: Any) -> int:
     """
     from ..inspection import InspectOptions, inspect
 
+    if options["att_context"] is not None and len(options["att_context"]) not in (2, 3):
+        raise click.BadParameter("an attention context is L,R (or L,CHUNK,R)", param_hint="--att-context")
     check_writable(json_target)
     document = inspect(path, InspectOptions(**options))
     if json_target is not None:

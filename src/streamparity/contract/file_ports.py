@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..tensors import DECODER_INPUTS, DECODER_OUTPUTS
+from ..tensors import CTC_INPUTS, CTC_OUTPUTS, DECODER_INPUTS, DECODER_OUTPUTS
 from .check import Ledger, check_ports
 from .model import Contract
 from .network import ContractPort
@@ -13,8 +13,10 @@ Ports = Sequence[ContractPort]
 
 
 def part_of(inputs: Ports, outputs: Ports) -> str:
-    """Which half of the model a file with these ports is."""
+    """Which part of the model a file with these ports is: ``encoder``, ``decoder`` (with joint) or ``ctc`` head."""
     names = {port.name for port in [*inputs, *outputs]}
+    if {*CTC_INPUTS, *CTC_OUTPUTS} <= names:
+        return "ctc"
     return "decoder" if {*DECODER_INPUTS, *DECODER_OUTPUTS} <= names else "encoder"
 
 
@@ -23,7 +25,7 @@ def check_file_ports(
 ) -> bool:
     """Compare ports with those promised for the file, else for any export of the model; whether they agree."""
     part = part_of(inputs, outputs)
-    promised, described = contract.graphs.get(file), getattr(contract, part)
+    promised, described = contract.graphs.get(file), getattr(contract, part, None)
     if promised is None and (described is None or not described.inputs):
         notes.append(f"the contract says nothing of the ports of {file}")
         return False

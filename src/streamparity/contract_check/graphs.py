@@ -24,7 +24,7 @@ def check_onnx(contract: Contract, target: Path, ledger: Ledger, notes: list[str
     if target.name in contract.graphs:
         ledger.compare(f"graphs/{target.name}/sha256", contract.graphs[target.name].sha256, file_sha256(target))
     fit = check_file_ports(contract, target.name, inputs, outputs, ledger, notes)
-    if contract.encoder is None or part_of(inputs, outputs) == "decoder":
+    if contract.encoder is None or part_of(inputs, outputs) != "encoder":
         return
     if fit:
         _check_steps(contract, contract.encoder, target, ledger, notes)

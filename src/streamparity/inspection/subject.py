@@ -84,7 +84,8 @@ def promise_beside(path: Path) -> tuple[Promise, list[Finding]]:
     except StreamparityError as error:
         finding = Finding("contract-unreadable", "warning", error.message, {"file": CONTRACT}, error.hint)
         return Promise(), [finding]
-    if path.name not in contract.graphs:
+    # A contract without graphs, of a model that was not exported, speaks of any of its graphs.
+    if contract.graphs and path.name not in contract.graphs:
         return Promise(), []
     document = contract.to_json()
     durations = (document["decoding"] or {}).get("durations") or ()

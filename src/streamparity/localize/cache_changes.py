@@ -139,6 +139,13 @@ def _misaligned(now: Caches) -> Iterator[Change]:
         for text, shift in turns.items():
             turned = np.roll(now[port], shift, axis)
             yield Change("cache-misaligned", port, f"keeps {text}", _with(now, **{port: turned}), undoes=True)
+        for count in (1, 2):
+            if count < filled:
+                lost, part = now[port].copy(), [slice(None)] * now[port].ndim
+                part[axis] = slice(extent - count, extent)
+                lost[tuple(part)] = 0
+                text = f"leaves the newest {count} frames of {port} empty"
+                yield Change("cache-misaligned", port, text, _with(now, **{port: lost}))
         for shift in SHIFTS:
             moved = _shifted(now[port], shift, axis)
             text = f"keeps {port} off by {shift}, zeros behind"

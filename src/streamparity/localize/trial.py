@@ -14,7 +14,7 @@ from ..runners.ort import OrtRunner
 from ..runners.ort_decoder import OrtTransducer
 from ..runners.ort_session import create_session
 from ..tensors import Array, TensorSpec, integer_tensors, valid_regions
-from .decoder_replay import replayed
+from .decoder_replay import planned_calls, replayed
 from .errors import PieceError, errors
 from .inputs import Script
 
@@ -108,13 +108,16 @@ class PieceTrial:
 
 
 class DecoderTrial:
-    """Predictor and joint in one graph, called as the reference's were in one chunk; arguments as ``replayed``'s."""
+    """Predictor and joint in one graph, called as the reference's were in one chunk."""
 
     def __init__(
         self, transducer: OrtTransducer, reference: Any, spec: TensorSpec, chunk: int, policy: TolerancePolicy
     ) -> None:
-        self._transducer, self._reference, self._spec = transducer, reference, spec
-        self._chunk, self._policy = chunk, policy
+        self._transducer, self._spec, self._policy = transducer, spec, policy
+        rules = reference.manifest.decoder
+        assert rules is not None  # or there would be no error of a decoder
+        self._rules = rules
+        self._planned = planned_calls(reference, chunk, transducer.initial_state())
         self.proto = transducer.graph.proto
         types = transducer.graph.types()
         self.floats, self.integers = _kinds(self.proto, types)
@@ -125,14 +128,13 @@ class DecoderTrial:
     def run(self, edited: Any) -> tuple[PieceError, Array] | None:
         """As :meth:`Trial.run`."""
         try:
-            actual, wanted = replayed(self._reference, self._transducer.edited(edited), self._chunk)
+            actual, wanted = replayed(self._planned, self._transducer.edited(edited), self._rules)
         except StreamparityError:
             return None
         name = self._spec.name
         if name not in actual or actual[name].shape != wanted[name].shape:
             return None
         self.expected = wanted[name].reshape(-1).astype(np.float64)
-        # What the label is made of must be right as well: a state that is undone by a joint is no repair.
         found = errors([self._spec], wanted, actual, self._policy)[self._spec.label]
         return found, actual[name].reshape(-1).astype(np.float64)
 

@@ -11,7 +11,7 @@ from ..progress import Note, Progress, no_note, no_progress
 from ..provenance import file_sha256, versions
 from .compile import CompileOptions, compile_network
 from .device import open_device
-from .metadata import EngineMetadata, sidecar, write_engine
+from .metadata import SUFFIXES, EngineMetadata, sidecar, write_engine
 from .module import TrtModule, load_module, new_log
 from .network import parse
 from .options import CURRENT, BuildOptions, targets_of
@@ -41,6 +41,10 @@ def build(
     present = [path for path in (*wanted, *map(sidecar, wanted)) if path.exists()]
     if present and not options.force:
         raise StreamparityError(f"{present[0]} already exists", "choose another --out, or pass --force to replace it")
+    if options.out.suffix not in SUFFIXES:
+        raise StreamparityError(
+            f"--out {options.out} is not named as an engine is", f"give it a name that ends in {' or '.join(SUFFIXES)}"
+        )
     if not options.out.resolve().parent.is_dir():
         raise StreamparityError(f"the folder of {options.out} does not exist", "make it first")
     subject = Subject(onnx, options)

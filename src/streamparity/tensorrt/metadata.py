@@ -19,6 +19,7 @@ from ..graph.onnx_graph import GraphPort
 from ..provenance import file_sha256
 from ..schedule import StreamingConfig
 
+SUFFIXES = (".engine", ".plan", ".trt")  # of engines
 SCHEMA = "streamparity.engine/1"
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
 ARITHMETIC = {"fp32": "float32", "tf32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "float32"}

@@ -26,8 +26,9 @@ from .vectors import vectors
 
 # What is left of the error must be this much smaller, and within tolerance besides.
 CURED = 0.1
-# Of nodes run, over all edits: what keeps the search to seconds where a piece is large.
+# Over all edits, nodes run and bytes of weights copied: of a piece of many or large ones only so many edits are tried.
 MOST_WORK = 400_000
+MOST_BYTES = 8 * 2**30
 MOST_NODES = 1200  # of a piece: a whole model is too large for one change to be found in it
 MOST_CURES = 8
 MASKS = (-1e4, 0.0, 1.0, -3e38)
@@ -67,7 +68,15 @@ def cures(trial: Trial, suspects: Collection[str], anatomy: Anatomy | None, scop
     if len(trial.proto.graph.node) > MOST_NODES:
         return []
     search = _Search(trial, suspects, anatomy, scopes)
-    for kind in (search.extra, search.structure, search.weights, search.missing, search.numbers, search.several):
+    for kind in (
+        search.extra,
+        search.structure,
+        search.weights,
+        search.missing,
+        search.numbers,
+        search.another_norm,
+        search.several,
+    ):
         found = list(islice(kind(), MOST_CURES))
         if found:
             return found
@@ -81,7 +90,7 @@ class _Search:
         self._trial, self._anatomy, self._scopes = trial, anatomy, scopes
         self._proto, self._floats = trial.proto, trial.floats
         self._nodes = [node for node in trial.proto.graph.node if set(node.output) & set(suspects)]
-        self._left = MOST_WORK // len(trial.proto.graph.node)
+        self._left = min(MOST_WORK // len(trial.proto.graph.node), MOST_BYTES // trial.proto.ByteSize())
 
     def extra(self) -> Iterator[Cure]:
         """One node too many."""
@@ -110,13 +119,16 @@ class _Search:
                 yield Cure("addend", None, text, self._trial.before.max_abs, 0.0)
         fed = [port.name for port in self._proto.graph.input if port.name in self._floats & set(self._inner)]
         yield from self._all(residuals(self._nodes, self._inner, fed))
-        yield from self._all(norms(self._proto, self._nodes, self._inner, self._anatomy, self._scopes))
 
     def numbers(self) -> Iterator[Cure]:
         """A number that is another."""
         held = list(constant_knobs(self._proto, self._nodes, self._floats))
         yield from self._all(repair for knob in held for repair in self._usual(knob))
         yield from self._turned([*held, *factor_knobs(self._nodes, self._floats)])
+
+    def another_norm(self) -> Iterator[Cure]:
+        """A norm that is another, or none."""
+        return self._all(norms(self._proto, self._nodes, self._inner, self._anatomy, self._scopes))
 
     def _extra(self) -> Iterator[Repair]:
         yield from extra(self._nodes, self._floats)

@@ -26,9 +26,9 @@ def vectors(proto: Any, nodes: Sequence[Any], known: Mapping[str, Array]) -> Ite
         for position, name in enumerate(node.input):
             for parameter, values in known.items():
                 fitting = _as_held(values, held[name]) if name in held else None
-                if fitting is not None and not parameter.endswith(name):
+                if fitting is not None and not _is(parameter, name):
                     # Where the graph holds a right parameter, and takes it for another, it is wired wrongly.
-                    kind = "order" if any(other.endswith(name) for other in known) else "weight"
+                    kind = "order" if any(_is(other, name) for other in known) else "weight"
                     text = f"{described(node)} takes {parameter} as its operand {position}"
                     edit = _takes(node.output[0], position, fitting)
                     yield Repair(kind, node, text, edit, parameter=parameter)
@@ -37,6 +37,11 @@ def vectors(proto: Any, nodes: Sequence[Any], known: Mapping[str, Array]) -> Ite
                 if parameter.endswith("bias") and values.size in held[node.input[1]]:
                     text = f"{parameter} is added to what {described(node)} makes"
                     yield Repair("weight", node, text, _biased(node.output[0], values), parameter=parameter)
+
+
+def _is(parameter: str, name: str) -> bool:
+    """Whether a graph's name is a parameter's own, but for what comes before the graph's part of the model."""
+    return parameter == name or ("." in name and parameter.endswith(f".{name}"))
 
 
 def _as_held(values: Array, shape: tuple[int, ...]) -> Array | None:

@@ -45,7 +45,8 @@ def degenerate(case: Case) -> Iterator[Finding]:
         sure = 0.95 if case.introduced in (None, "outputs") else 0.9
         yield Finding("degenerate-output", sure, "the encoder's output is the same in every frame", fix, {"spread": 0})
     elif seen.joint_spread is not None and seen.joint_spread == 0 and len(seen.lengths) > 1:
-        yield Finding("degenerate-output", 0.9, "the joint scores every frame alike", fix, {"spread": 0})
+        sure = 0.95 if case.introduced == JOINT else 0.9
+        yield Finding("degenerate-output", sure, "the joint scores every frame alike", fix, {"spread": 0})
     elif case.tokens is not None and not case.tokens["equal"]:
         words, right = case.tokens["candidate_text"].split(), case.tokens["reference_text"].split()
         if len(right) >= FEWEST_LABELS and len(set(words)) <= 1 and len(words) != 1:

@@ -10,9 +10,6 @@ from ..case import Case
 from ..finding import Finding
 from ..structure import training_norms
 
-# Rounded weights count as a number format where at least so many of the matrices are rounded.
-MOST = 0.5
-
 
 def weights_differ(case: Case) -> Iterator[Finding]:
     """A parameter that is not the reference's: which, and how."""
