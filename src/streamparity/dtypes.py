@@ -33,7 +33,7 @@ DTYPES: dict[str, DType] = {
     "bool": np.dtype(np.bool_),
 }
 LONG_NAMES = {dtype.name: dtype for dtype in DTYPES.values()}
-# What models compute in: types, and two ways of rounding the operands of products.
+# What models compute in, the finest first: types, and two ways of rounding the operands of products.
 ARITHMETICS = ("float64", "float32", "tf32", "float16", "bfloat16", "int8")
 EXTENSION_FLOATS = frozenset(name for name in LONG_NAMES if name.startswith(("bfloat", "float8")))
 
@@ -89,6 +89,11 @@ def family(dtype: DType) -> Family | None:
         return None
     families: dict[str, Family] = {"f": "float", "i": "integer", "u": "integer", "b": "bool"}
     return families.get(dtype.kind)
+
+
+def coarsest(names: Iterable[str | None]) -> str | None:
+    """The coarsest of those that are arithmetics; ``None`` without any."""
+    return max({name for name in names if name in ARITHMETICS}, key=ARITHMETICS.index, default=None)
 
 
 def only_float(names: Iterable[str]) -> str | None:

@@ -45,16 +45,45 @@ def check_identity(
             notes.append(f"{contract_path} does not speak of {path.name}: its ports speak for themselves")
     elif identity is None:
         notes.append(f"no {CONTRACT} beside the model: its ports speak for themselves")
+    return identity, notes + _of_one_model(identity, reference, "the model under test", allow_mismatch)
+
+
+def check_candidate_dump(candidate: DumpReader, reference: DumpReader, allow_mismatch: bool) -> list[str]:
+    """Make sure that two dumps are of one model and of decisions of one kind.
+
+    Args:
+        candidate: the dump under test.
+        reference: the reference.
+        allow_mismatch: accept a dump of another model.
+
+    Returns:
+        Lines that the user should see.
+
+    Raises:
+        StreamparityError: they do not belong together.
+    """
+    ours, theirs = reference.manifest.decoder, candidate.manifest.decoder
+    if ours is not None and theirs is not None and ours != theirs:
+        differing = [name for name, value in vars(ours).items() if getattr(theirs, name) != value]
+        raise StreamparityError(
+            f"{candidate.folder} is of other decisions than the reference: its decoder's {', '.join(differing)} differ",
+            "compare dumps of the same head of the same model (dump --decoder rnnt|ctc)",
+        )
+    identity = candidate.manifest.model.get("sha256")
+    return _of_one_model(identity, reference, f"the candidate {candidate.folder}", allow_mismatch)
+
+
+def _of_one_model(identity: str | None, reference: DumpReader, what: str, allow_mismatch: bool) -> list[str]:
     expected = reference.manifest.model["sha256"]
-    if identity is not None and identity != expected:
-        if not allow_mismatch:
-            raise StreamparityError(
-                f"the dump is of another model: {expected[:12]}... ({reference.manifest.model['id']}), "
-                f"the model under test is of {identity[:12]}...",
-                "dump the model under test, or pass --allow-model-mismatch",
-            )
-        notes.append("the dump is of another model than the one under test, as allowed")
-    return identity, notes
+    if identity is None or identity == expected:
+        return []
+    if not allow_mismatch:
+        raise StreamparityError(
+            f"the dump is of another model: {expected[:12]}... ({reference.manifest.model['id']}), "
+            f"{what} is of {identity[:12]}...",
+            "dump the model under test, or pass --allow-model-mismatch",
+        )
+    return [f"the dump is of another model than {what}, as allowed"]
 
 
 def _check_contract(contract: Contract, graph_path: Path, reference: DumpReader) -> None:

@@ -20,7 +20,7 @@ from .comparison.facts import CandidateFacts
 from .comparison.noise import noise
 from .comparison.result import build
 from .comparison.statistics import WORST
-from .decode import CandidateDecoder, head_of
+from .decode import CandidateDecoder, arithmetic_of, head_of
 from .dump import DumpReader
 from .errors import Stateless, StepFailed, StreamparityError
 from .identity import check_identity
@@ -140,7 +140,8 @@ def _run_saved(
     total = total_chunks(reference, options.limit)
     wanted = {spec.label for spec in specs}
     unmatched = {label: reason for label, reason in runner.unmatched.items() if label in wanted}
-    policy = replace(options.policy, arithmetic=runner.arithmetic, floor=reference.noise_floor())
+    head = arithmetic_of(head_of(runner, reference.manifest.decoder))
+    policy = replace(options.policy, arithmetic=runner.arithmetic, head=head, floor=reference.noise_floor())
     policy.check_names(wanted)
     against = Against(reference, policy.arithmetic)
     comparator = Comparator(

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from .comparison.result import as_json
-from .decisions import Question, Recorded, Side, analyse, read_trace_file, recorded
+from .decisions import Question, Recorded, Side, analyse, chunk_starts, read_trace_file, recorded
 from .decode import Head, head_of, valid_frames
 from .dump import Decoder, DumpReader, is_dump
 from .dump.store import TRACE
 from .errors import StepFailed, StreamparityError
-from .identity import check_identity
+from .identity import check_candidate_dump, check_identity
 from .loop import ChunkFailure, Mode, drive
 from .progress import Note, Progress, no_note, no_progress
 from .provenance import host, versions
@@ -78,10 +78,13 @@ def trace(
         ours = recorded(reference, rules, chunks)
         theirs, written = None, options.candidate
         if written is not None and is_dump(written):
+            notes += check_candidate_dump(DumpReader(written), reference, options.allow_model_mismatch)
             candidate = candidate if candidate.frames is not None else Side(_dumped_frames(written, ours), None)
             written = written / TRACE
         if written is not None:
-            theirs = read_trace_file(written, rules, ours.starts)
+            # A trace of the whole recording is read by the whole recording's frames, whatever is compared of it.
+            starts = ours.starts if chunks is None else chunk_starts(reference)
+            theirs = read_trace_file(written, rules, starts).until(len(ours.frames))
         elif candidate.head is None:
             raise StreamparityError(
                 f"{options.model} has no {'ctc_decoder' if rules.kind == 'ctc' else 'decoder_joint'} to decode with",

@@ -48,6 +48,9 @@ def read(tmp_path, *lines, rules=RULES):
         ([GOOD, {**GOOD, "frame": 0}], "line 2 goes back"),
         ([{**GOOD, "utterance": 1}, GOOD], "line 2 goes back"),
         ([{**GOOD, "duration": "2"}], "as duration"),
+        ([{**GOOD, "duration": 4}], "has duration 4; the model's durations are 0, 1, 2"),
+        ([{**GOOD, "durations": [{"duration": 9, "logit": 1}]}], "has duration 9"),
+        ([{**GOOD, "utterance": 1 << 39}] * 6100, "goes on after 1000 decisions per encoder frame"),
         ([{**GOOD, "emit": 1}], "has emit 1"),
         ([{**GOOD, "state": 5}], "has state 5"),
         ([{**GOOD, "lse": "x"}], "as lse"),
@@ -82,6 +85,17 @@ def test_what_is_good_is_read_and_other_columns_are_ignored(tmp_path):
     assert [(choice.value, choice.logit) for choice in trace.steps[1].top] == [(3, None), (0, -1)]
     assert trace.whole
     assert not read(tmp_path, lines[0]).whole
+
+
+def test_utterances_are_kept_apart_whatever_their_numbers(tmp_path):
+    trace = read(tmp_path, GOOD, {**GOOD, "utterance": 7}, {**GOOD, "frame": 2, "utterance": 7})
+    assert [len(utterance.steps) for utterance in trace.utterances()] == [1, 2]
+    ctc = Decoder("ctc", 3, None, (), ("a", "b", "c"))
+    frames = [
+        {"frame": frame, "label": 1, "emit": True, "utterance": number} for number in (0, 9) for frame in range(5)
+    ]
+    assert read(tmp_path, *frames, rules=ctc).whole
+    assert not read(tmp_path, *frames[:-1], rules=ctc).whole
 
 
 def test_missing_files_are_refused(tmp_path):

@@ -106,7 +106,7 @@ def port(model, rules, chunks, fault=None, state_names=None, begin=None):
                     jump = 1
                 else:
                     jump = 0 if duration is None or fault in ("rnnt-rules", "label-durations") else duration
-                limit = 12 if fault == "unlimited" else rules.max_symbols
+                limit = {"unlimited": 12, "limit-2": 2}.get(fault, rules.max_symbols)
                 if jump == 0 and count >= limit:
                     jump = 1
             if jump:
@@ -121,7 +121,7 @@ def port(model, rules, chunks, fault=None, state_names=None, begin=None):
             label = blank
         elif fault == "again" or (fault == "again-after-labels" and emitted):
             output, state = model.predict(label, state)
-        elif fault == "state-reset":
+        elif fault == "state-reset" or (fault == "state-reset-silent" and not emitted):
             label, (output, state) = blank, model.predict(blank, zeros)
     shift = {"plus-1": 1, "minus-1": -1, "blank-first": 1}.get(fault, 0)
     for line in lines:

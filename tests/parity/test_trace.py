@@ -57,6 +57,44 @@ def test_every_kind_of_decoder_is_traced_end_to_end(sources, tmp_path, backend, 
     json.dumps(result, allow_nan=False)
 
 
+def test_the_first_chunks_of_a_trace_of_the_whole_recording(sources, tmp_path):
+    _, export, reference = sources("demo")
+    written = tmp_path / "trace.jsonl"
+    lines = [{key: line[key] for key in ("chunk", "frame", "label")} for line in reference.trace()]
+    for candidate in (reference.folder, written):
+        written.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        for backend, model in ((None, None), ("ort", export)):
+            result = trace(reference, TraceOptions(backend, model, candidate=candidate, limit=20))
+            assert (result["verdict"], result["chunks"]) == ("pass", 20)
+            assert result["steps"]["candidate"] == result["steps"]["reference"] == result["steps"]["equal"] > 15
+    early = next(place for place, line in enumerate(lines) if line["label"] == reference.manifest.decoder.blank_id)
+    written.write_text(
+        "".join(
+            json.dumps({**line, "label": 0 if place == early else line["label"]}) + "\n"
+            for place, line in enumerate(lines)
+        )
+    )
+    assert trace(reference, TraceOptions(candidate=written, limit=20))["verdict"] == "fail"
+
+
+def test_a_dump_of_another_model_or_of_other_decisions_is_refused(sources, tmp_path):
+    from streamparity.errors import StreamparityError
+
+    _, _, reference = sources("demo")
+    other = shutil.copytree(reference.folder, tmp_path / "other")
+    manifest = json.loads((other / "dump.json").read_text())
+    model = {**manifest, "model": {**manifest["model"], "sha256": "0" * 64}}
+    (other / "dump.json").write_text(json.dumps(model))
+    with pytest.raises(StreamparityError, match="of another model"):
+        trace(reference, TraceOptions(candidate=other, limit=5))
+    allowed = trace(reference, TraceOptions(candidate=other, limit=5, allow_model_mismatch=True))
+    assert (allowed["verdict"], any("as allowed" in note for note in allowed["notes"])) == ("pass", True)
+    (other / "dump.json").write_text(json.dumps({**manifest, "decoder": {**manifest["decoder"], "kind": "ctc"}}))
+    for allow in (False, True):
+        with pytest.raises(StreamparityError, match="of other decisions than the reference: its decoder's kind"):
+            trace(reference, TraceOptions(candidate=other, limit=5, allow_model_mismatch=allow))
+
+
 def pair_of(loaded_module, encoder, out):
     """Encoder, predictor and joint as three graphs."""
     import torch
@@ -148,6 +186,43 @@ def louder_label(model):
     values = onnx.numpy_helper.to_array(bias).copy()
     values[12] += 60
     bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
+
+
+def uneven(model):
+    """A tenth of a nat on every second score of the joint."""
+    bias = next(t for t in model.graph.initializer if "joint_net" in t.name and t.name.endswith("bias"))
+    values = onnx.numpy_helper.to_array(bias).copy()
+    values[::2] += np.float32(0.1)
+    bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
+
+
+@pytest.mark.parametrize("arithmetic", ["float32", "bfloat16"])
+def test_a_wrong_float32_joint_is_not_excused_by_the_encoders_arithmetic(sources, tmp_path, arithmetic):
+    _, export, reference = sources("tdt")
+    broken, settings = edited(export, tmp_path / "broken", "decoder_joint.onnx", uneven), {"arithmetic": arithmetic}
+    result = trace(reference, TraceOptions("ort", broken, settings=settings))
+    assert (result["verdict"], result["first_difference"]["kind"]) == ("fail", "flip")
+    tokens = run(reference, RunOptions("ort", broken, settings=settings))["tokens"]
+    assert (tokens["parting"]["chunk"], tokens["near_tie"]) == (result["first_difference"]["chunk"], False)
+    assert trace(reference, TraceOptions("ort", export, settings=settings))["verdict"] == "pass"
+
+
+def test_a_head_is_judged_by_what_its_own_graph_computes_in(sources):
+    from streamparity.comparison import TolerancePolicy
+    from streamparity.dump.noise_floor import FloorFigures, NoiseFloor
+    from streamparity.graph.onnx_graph import OnnxGraph
+
+    graph = OnnxGraph(sources("tdt")[1] / "decoder_joint.onnx")
+    assert graph.arithmetic == "float32"
+    graph.proto.graph.initializer.add(name="half", data_type=onnx.TensorProto.FLOAT16, dims=[1], raw_data=bytes(2))
+    assert graph.arithmetic == "float16"
+    graph.proto.graph.node.add(op_type="DequantizeLinear")
+    assert graph.arithmetic == "int8"
+    floor = NoiseFloor({"float32": {"joint": FloorFigures(1e-6, 1e-7)}, "int8": {"joint": FloorFigures(1.0, 0.1)}}, {})
+    for encoder in ("float32", "int8"):
+        assert TolerancePolicy(arithmetic=encoder, floor=floor).of_the_head("joint").atol == pytest.approx(8e-6)
+        half = TolerancePolicy(arithmetic=encoder, floor=floor, head="float16")
+        assert half.of_the_head("joint").atol == pytest.approx(8e-6 * 2**13)
 
 
 def other_embedding(model):

@@ -46,6 +46,7 @@ class CandidateFacts:
             "atol": self.policy.atol,
             "rtol": self.policy.rtol,
             "arithmetic": self.policy.arithmetic,
+            "head_arithmetic": self.policy.head,
             "tolerance_rules": [rule.to_json() for rule in self.policy.rules],
         }
         if self.failed_step is not None:
@@ -72,6 +73,7 @@ class CandidateFacts:
                     _tolerance(extra.get("rtol")),
                     None if extra.get("arithmetic") is None else str(extra["arithmetic"]),
                     rules_from_json(extra.get("tolerance_rules", ())),
+                    head=None if extra.get("head_arithmetic") is None else str(extra["head_arithmetic"]),
                 ),
                 failed_step=None
                 if failed is None

@@ -69,7 +69,7 @@ def first_parting(
         found = _first(ours[:shared], theirs[:shared], decoder)
         if found is not None:
             row, head, best, other = found
-            tolerance = policy.tolerance(name, rows[0].dtype, rows[1].dtype)
+            tolerance = policy.of_the_head(name)
             error = np.abs(theirs[row] - ours[row])
             within = bool((error <= tolerance.atol + tolerance.rtol * np.abs(ours[row])).all())
             scores = ours[row, : decoder.labels] if head == "label" else ours[row, decoder.labels :]

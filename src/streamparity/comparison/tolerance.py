@@ -11,6 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from ..dtypes import DTYPE_DEFAULTS, DType, name_of
 from ..dump.noise_floor import NoiseFloor
 from ..errors import StreamparityError, first_line
@@ -18,6 +20,7 @@ from .noise import MARGIN, UNIT_ROUNDOFF, noise_of
 
 Source = Literal["flag", "policy", "noise-floor", "dtype-default", "exact"]
 
+FLOAT32: DType = np.dtype(np.float32)
 FIGURES = ("atol", "rtol", "outliers")
 
 
@@ -134,6 +137,7 @@ class TolerancePolicy:
         atol: absolute tolerance from the command line; alone it makes ``rtol`` 0.
         rtol: relative tolerance from the command line; alone it makes ``atol`` 0.
         arithmetic: dtype in which the candidate computes, where its arrays do not say (bfloat16 arrives as float32).
+        head: dtype in which its predictor and joint, or its CTC head, compute, where that is known.
         rules: by name of tensor.
         floor: what arithmetic alone costs the reference, where it is known.
 
@@ -146,6 +150,7 @@ class TolerancePolicy:
     arithmetic: str | None = None
     rules: Sequence[ToleranceRule] = field(default_factory=tuple)
     floor: NoiseFloor | None = None
+    head: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("atol", "rtol"):
@@ -174,6 +179,18 @@ class TolerancePolicy:
                 pattern = None if rule in flags else rule.pattern
                 return Tolerance(rule.atol or 0.0, rule.rtol or 0.0, rule.source, outliers, pattern)
         return replace(default, outliers=outliers)
+
+    def of_the_head(self, name: str) -> Tolerance:
+        """Tolerance of one score of predictor and joint, or of the CTC head, by their own arithmetic.
+
+        What a coarser encoder costs the scores is left out: the floor of a loop wholly in that arithmetic has it in.
+        Where nothing is known of the head it is float32.
+        """
+        own = self.head if self.head in UNIT_ROUNDOFF else "float32"
+        floor = self.floor
+        if floor is not None:
+            floor = replace(floor, errors={kind: e for kind, e in floor.errors.items() if kind == "float32"})
+        return replace(self, arithmetic=own, floor=floor).tolerance(name, FLOAT32, FLOAT32)
 
     def _of_the_floor(self, name: str, kinds: tuple[str, str]) -> Tolerance | None:
         """A multiple of what the coarsest arithmetic concerned costs this tensor."""

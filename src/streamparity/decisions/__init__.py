@@ -2,6 +2,6 @@
 
 from .analysis import SCHEMA, Question, analyse
 from .reading import read_trace_file
-from .sides import Recorded, Side, recorded
+from .sides import Recorded, Side, chunk_starts, recorded
 
-__all__ = ["SCHEMA", "Question", "Recorded", "Side", "analyse", "read_trace_file", "recorded"]
+__all__ = ["SCHEMA", "Question", "Recorded", "Side", "analyse", "chunk_starts", "read_trace_file", "recorded"]

@@ -72,9 +72,3 @@ def _parted(expected: Step | None, actual: Step | None, whole: bool) -> Head | N
     if None not in (expected.duration, actual.duration) and expected.duration != actual.duration:
         return "duration"
     return "collapse" if expected.emit != actual.emit else None
-
-
-def agreeing(reference: DecisionTrace, candidate: DecisionTrace) -> int:
-    """How many steps are the same before the first difference."""
-    found = first_difference(reference, candidate)
-    return min(len(reference.steps), len(candidate.steps)) if found is None else found.index

@@ -6,19 +6,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from ..comparison import TolerancePolicy
+from ..comparison.tolerance import Tolerance
+from ..decode import arithmetic_of
 from ..dump.manifest import Decoder
 from ..dump.noise_floor import NoiseFloor
 from ..dump.trace import decide, log_probabilities
 from ..errors import StepFailed
 from ..localize.finding import Finding
 from ..tensors import Array
-from .alignment import Difference, compared, first_difference
+from .alignment import Difference, first_difference
+from .document import counts, parted
 from .robustness import robustness
 from .sides import Frames, Recorded, Side, decoded_so_far, forced
-from .simulation import simulate
+from .simulation import Explained, by_the_book, simulate
 from .swap import culprits, swap
-from .symptoms import histogram, symptoms, together
+from .symptoms import CONCLUDED, histogram, symptoms, together
 from .ties import Judge, Judgement
 from .trace import DecisionTrace, Step
 from .transcripts import transcripts
@@ -37,7 +42,7 @@ class Question:
         candidate: the candidate's frames and head, as far as they are known.
         trace: the candidate's own decisions; ``None``: what its head makes of its frames by the book.
         floor: what arithmetic alone costs.
-        arithmetic: dtype in which the candidate computes, where it is known.
+        arithmetic: dtype in which the candidate's encoder computes, where it is known.
         offline: transcript of the whole recording at once.
     """
 
@@ -65,12 +70,11 @@ def analyse(question: Question) -> dict[str, Any]:
     difference = next((d for d in found if d is not None), None)
     own = _along(q, q.candidate.frames, skipped)
     swapped = _along(q, q.recorded.frames, [])
-    judge = Judge(
-        q.rules, q.recorded, TolerancePolicy(arithmetic=q.arithmetic, floor=q.floor), q.candidate.frames, own, swapped
-    )
+    policy = TolerancePolicy(arithmetic=q.arithmetic, head=arithmetic_of(q.candidate.head), floor=q.floor)
+    judge = Judge(q.rules, q.recorded, policy, q.candidate.frames, own, swapped)
     judgement = None if difference is None else judge.judge(difference)
     rest = _forced(judge, expected.steps, own, q.rules)
-    findings = _diagnosis(q, trace, difference, judgement)
+    right, findings = _diagnosis(q, trace, difference, judge.tolerance)
     rows = swap(Side(q.recorded.frames, q.reference_head), q.candidate, expected, q.rules)
     if q.reference_head is None and q.candidate.head is not None:
         skipped.append("swap triage without the reference's head: pass --reference-model")
@@ -82,7 +86,8 @@ def analyse(question: Question) -> dict[str, Any]:
         }
     )
     skipped += [] if why is None else [why]
-    objections = _objections(difference, judgement, rest, found, trace)
+    objections = _not_finite(q.recorded, own, trace)
+    objections += _objections(difference, judgement, rest, found, trace, right)
     if failure is not None:
         objections.append(f"the candidate cannot decode: {failure.message}")
     head = q.reference_head if q.reference_head is not None else q.candidate.head
@@ -98,8 +103,8 @@ def analyse(question: Question) -> dict[str, Any]:
         "verdict": "fail" if objections else "pass",
         "objections": objections,
         "decoder": {"kind": q.rules.kind, "blank_id": q.rules.blank_id, "max_symbols": q.rules.max_symbols},
-        "steps": _counts(expected, trace, difference),
-        "first_difference": None if difference is None else _difference(difference, judgement, q.rules),
+        "steps": counts(expected, trace, difference),
+        "first_difference": None if difference is None else parted(difference, judgement, q.rules),
         "forced": rest,
         "swap": {
             "rows": [row.to_json(q.rules) for row in rows],
@@ -148,8 +153,10 @@ def _forced(judge: Judge, steps: Sequence[Step], own: Sequence[Array] | None, ru
         label, duration = decide(rules, row)
         if (label, duration) == (step.label, step.duration):
             continue
+        # Its scores are the row's, not those of the reference's step.
+        chosen = replace(step, label=label, duration=duration, top=(), durations=(), lse=None, duration_lse=None)
         head: Any = "label" if label != step.label else "duration"
-        judged = judge.judge(Difference(index, head, step, replace(step, label=label, duration=duration)))
+        judged = judge.judge(Difference(index, head, step, chosen))
         ties, flips = ties + (judged.kind == "near-tie"), flips + (judged.kind != "near-tie")
         if judged.kind != "near-tie" and first is None:
             first = {"index": index, "chunk": step.chunk, "frame": step.frame, "head": head}
@@ -157,20 +164,29 @@ def _forced(judge: Judge, steps: Sequence[Step], own: Sequence[Array] | None, ru
 
 
 def _diagnosis(
-    q: Question, trace: DecisionTrace, difference: Difference | None, judgement: Judgement | None
-) -> list[Finding]:
-    """Faults of the loop around the model, the surest first, one of a code."""
-    findings = list(symptoms(q.recorded.trace, trace, q.rules))
+    q: Question, trace: DecisionTrace, difference: Difference | None, tolerance: Tolerance
+) -> tuple[Explained | None, list[Finding]]:
+    """Faults of the loop around the model, the surest first, one of a code.
+
+    Returns:
+        How much of the candidate's trace its own model makes by the rules, ``None`` where that cannot be told or the
+        trace is the reference's; and the faults.
+    """
+    findings, right = list(symptoms(q.recorded.trace, trace, q.rules)), None
     head = q.candidate.head if q.candidate.head is not None else q.reference_head
     frames = q.candidate.frames if q.candidate.frames is not None else q.recorded.frames
-    tie = judgement is not None and judgement.kind == "near-tie"
-    if difference is not None and not tie and q.rules.kind != "ctc" and q.trace is not None and head is not None:
-        own = q.candidate.frames is not None
-        findings += simulate(head, q.rules, frames, q.trace, own)  # type: ignore[arg-type]  # no CTC head: see the kind
+    own = q.candidate.frames is not None
+    if difference is not None and q.trace is not None and head is not None:
+        right = by_the_book(head, q.rules, frames, q.trace, tolerance)
+        if q.rules.kind != "ctc":
+            tried, refuted = simulate(head, q.rules, frames, q.trace, tolerance, right, own)  # type: ignore[arg-type]
+            if own and q.candidate.head is not None:
+                findings = [finding for finding in findings if finding.code not in refuted & CONCLUDED]
+            findings += tried
     surest: dict[str, Finding] = {}
     for finding in sorted(findings, key=lambda finding: -finding.confidence):
         surest.setdefault(finding.code, finding)
-    return list(surest.values())
+    return right if own and q.candidate.head is not None else None, list(surest.values())
 
 
 def _objections(
@@ -179,6 +195,7 @@ def _objections(
     rest: dict[str, Any] | None,
     found: Sequence[Difference | None],
     trace: DecisionTrace,
+    right: Explained | None,
 ) -> list[str]:
     """Every reason why it is not a pass."""
     objections = []
@@ -189,6 +206,11 @@ def _objections(
         objections.append(f"the decisions part at {where}: {judgement.reason}")
     elif difference is not None and rest is None:
         objections.append("nothing is known of what follows the near tie: pass the model with --backend and --model")
+    if right is not None and not right.all:
+        objections.append(
+            "logic: decoded by the rules, the same model on the same frames makes the first "
+            f"{right.steps} decisions of the candidate's trace and then others"
+        )
     if rest is not None and rest["flips"]:
         objections.append(f"along the reference's decisions the candidate flips {rest['flips']} of {rest['decisions']}")
     if len(found) > 1 and len({None if d is None else d.index for d in found}) > 1:
@@ -196,58 +218,20 @@ def _objections(
     return objections
 
 
-def _counts(expected: DecisionTrace, trace: DecisionTrace, difference: Difference | None) -> dict[str, Any]:
-    whole = expected.whole and trace.whole
-    ours = compared(expected, whole)
-    return {
-        "reference": len(expected.steps),
-        "candidate": len(trace.steps),
-        "utterances": len(trace.utterances()),
-        "compared": "decisions" if whole else "labels",
-        "equal": len(ours) if difference is None else difference.index,
+def _not_finite(reference: Recorded, own: Sequence[Array] | None, trace: DecisionTrace) -> list[str]:
+    """Decisions that were made of no numbers: the same on both sides, they would look alike."""
+    bad = {
+        "reference": sum(not _is_scored(step) for step in reference.trace.steps),
+        "candidate": sum(not _is_scored(step) for step in trace.steps),
+        "candidate's model, along the reference's decisions,": sum(bool(np.isnan(row).any()) for row in own or ()),
     }
+    if reference.rows is not None:
+        bad["reference"] = max(bad["reference"], sum(bool(np.isnan(row).any()) for row in reference.rows))
+    return [
+        f"the {side} makes {count} decisions of scores that are not numbers" for side, count in bad.items() if count
+    ]
 
 
-def _difference(difference: Difference, judgement: Judgement | None, rules: Decoder) -> dict[str, Any]:
-    step = difference.step
-    return {
-        "index": difference.index,
-        "utterance": 0 if difference.candidate is None else difference.candidate.utterance,
-        "chunk": step.chunk,
-        "frame": step.frame,
-        "encoder_frame": step.at,
-        "head": difference.head,
-        "reference": _side(difference.reference, rules),
-        "candidate": _side(difference.candidate, rules),
-        **({} if judgement is None else judgement.to_json()),
-    }
-
-
-def _side(step: Step | None, rules: Decoder) -> dict[str, Any] | None:
-    if step is None:
-        return None
-    return {
-        "label": step.label,
-        "piece": piece(step.label, rules),
-        "duration": step.duration,
-        "chunk": step.chunk,
-        "frame": step.frame,
-        "step": step.step,
-        "top": [{"label": c.value, "piece": piece(c.value, rules), **_score(c.logit, step.lse)} for c in step.top],
-        "durations": [{"duration": c.value, **_score(c.logit, step.duration_lse)} for c in step.durations],
-        "lse": step.lse,
-        "duration_lse": step.duration_lse,
-        "state": step.state,
-    }
-
-
-def _score(logit: float | None, lse: float | None) -> dict[str, float | None]:
-    """A score as the head gave it, and as a log-probability of its head, in which both sides can be compared."""
-    return {"logit": logit, "log_prob": None if logit is None or lse is None else logit - lse}
-
-
-def piece(label: int, rules: Decoder) -> str:
-    """How a label is spelt."""
-    if label == rules.blank_id:
-        return "blank"
-    return rules.vocabulary[label] if label < len(rules.vocabulary) else f"<{label}>"
+def _is_scored(step: Step) -> bool:
+    """Whether a step that lists its best labels has a number for any of them."""
+    return not step.top or step.lse is not None or any(choice.logit is not None for choice in step.top)

@@ -13,15 +13,24 @@ from ..decode.memory import Memory
 from ..dump.manifest import Decoder
 from ..dump.trace import advance
 from ..runners import SplitTransducer, Transducer
+from ..tensors import Array
+from .lenient import Lenient
 from .trace import DecisionTrace
 
 
-class Wrong(GreedyDecoder):
-    """A decoder with one rule changed; ``how`` says to what."""
+class Follower(GreedyDecoder):
+    """Right, but for decisions that arithmetic leaves open: these a trace makes, with the ``guide``."""
 
-    def __init__(self, transducer: Transducer, rules: Decoder, **how: Any) -> None:
-        self.how = how
+    def __init__(self, transducer: Transducer, rules: Decoder, guide: Lenient, **how: Any) -> None:
+        self.how, self._guide = how, guide
         super().__init__(transducer, rules)
+
+    def read(self, scores: Array, frame: int) -> tuple[int, int | None]:
+        return self._guide.read(self.index, frame, scores)
+
+
+class Wrong(Follower):
+    """A decoder with one rule changed; ``how`` says to what."""
 
 
 class FedTwice(Wrong):
@@ -59,9 +68,11 @@ class LabelLost(Wrong):
 
 
 class StateLost(Wrong):
-    """A chunk begins as an utterance does."""
+    """A chunk begins as an utterance does, ``silent``: only after a chunk without labels."""
 
     def next_chunk(self, emitted: bool) -> tuple[Memory, int]:
+        if emitted and self.how["silent"]:
+            return super().next_chunk(emitted)
         return self.start(), self.skipped
 
 
@@ -144,7 +155,7 @@ class Hypothesis:
 
     code: str
     what: str
-    decoder: Callable[..., GreedyDecoder]
+    decoder: Callable[..., Follower]
     how: dict[str, Any] = field(default_factory=dict)
     shown: Callable[[int], int] | None = None
 
@@ -185,13 +196,22 @@ def hypotheses(
                 LabelLost,
                 {"silent": silent, "consumed": consumed},
             )
-    yield Hypothesis("state-not-carried", "the predictor begins anew with every chunk", StateLost)
+    for silent, which in ((False, "every chunk"), (True, "a chunk that follows one without labels")):
+        yield Hypothesis("state-not-carried", f"the predictor begins anew with {which}", StateLost, {"silent": silent})
     yield from _of_tdt(rules, candidate)
     longest = decisions_on_a_frame(candidate)
     if rules.max_symbols is not None and longest > rules.max_symbols:
         yield Hypothesis(
             "max-symbols-unenforced",
             f"{longest} decisions are made on one frame, where max_symbols {rules.max_symbols} ends it",
+            Unlimited,
+            {"limit": longest},
+        )
+    # Of a port with a lower limit that is met anywhere, no frame has more decisions than that.
+    if rules.max_symbols is None or longest < rules.max_symbols:
+        yield Hypothesis(
+            "max-symbols-too-low",
+            f"decoding leaves a frame after {longest} labels, where max_symbols is {rules.max_symbols}",
             Unlimited,
             {"limit": longest},
         )
@@ -225,7 +245,7 @@ def _of_shifts(rules: Decoder) -> Iterator[Hypothesis]:
             "labels-shifted-by-one", f"the predictor consumes label k{shift:+d} for k", FedShifted, {"shift": shift}
         )
         for what, shown in shifts(rules, shift):
-            yield Hypothesis("labels-shifted-by-one", what, GreedyDecoder, shown=shown)
+            yield Hypothesis("labels-shifted-by-one", what, Follower, shown=shown)
             yield Hypothesis(
                 "labels-shifted-by-one", f"{what}, and the predictor consumes it", FedShifted, {"shift": shift}, shown
             )

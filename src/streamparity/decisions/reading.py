@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,7 @@ class _Reader:
         self._place = 0
         self._last = (0, -1, -1)
         self._on_frame = 0
+        self._in_utterance = 0
 
     def add(self, place: int, raw: bytes) -> None:
         self._place = place
@@ -77,15 +80,16 @@ class _Reader:
             clean["step"] = self._on_frame
         self._lines.append(clean)
         self._utterances.append(utterance)
-        if len(self._lines) > MOST_SYMBOLS * (self._starts[-1] + 1) * (utterance + 1):
+        if self._in_utterance > MOST_SYMBOLS * (self._starts[-1] + 1):
             raise self._bad(f"goes on after {MOST_SYMBOLS} decisions per encoder frame", "end it where the audio ends")
 
     def finish(self) -> DecisionTrace:
         if not self._lines:
             raise StreamparityError(f"{self._path} holds no decision", HINT)
         steps: list[Step] = []
-        for utterance in dict.fromkeys(self._utterances):
-            lines = [line for line, own in zip(self._lines, self._utterances, strict=True) if own == utterance]
+        # They are in order: one utterance after the other.
+        for utterance, numbered in groupby(zip(self._utterances, self._lines, strict=True), itemgetter(0)):
+            lines = [line for _, line in numbered]
             emits = {id(line) for line in emitting(lines, self._rules)}
             steps += [step_of(line, self._starts, id(line) in emits, utterance) for line in lines]
         return DecisionTrace(tuple(steps), whole=self._is_whole(steps))
@@ -94,7 +98,7 @@ class _Reader:
         """Whether it has steps that emit nothing; CTC that never repeats is whole if no frame is left out."""
         if not all(step.emit for step in steps):
             return True
-        return self._rules.kind == "ctc" and len(steps) == self._starts[-1] * (steps[-1].utterance + 1)
+        return self._rules.kind == "ctc" and len(steps) == self._starts[-1] * len(set(self._utterances))
 
     def _placed(self, line: Line) -> Line:
         """``chunk`` and ``frame``; a frame without chunk is counted from the beginning of the utterance."""
@@ -119,6 +123,7 @@ class _Reader:
         label, duration = self._whole_number(line, "label"), self._whole_number(line, "duration", required=False)
         assert label is not None
         self._known_label(label)
+        self._known_duration(duration)
         clean: Line = {"label": label, "duration": duration}
         if "emit" in line and not isinstance(line["emit"], bool):
             raise self._bad(f"has emit {line['emit']!r}, which is neither true nor false")
@@ -141,9 +146,11 @@ class _Reader:
                 {value: self._whole_number(choice, value), "logit": self._number(choice, "logit")}
                 for choice in choices[:2]
             ]
-            if key == "top":
-                for choice in clean[key]:
+            for choice in clean[key]:
+                if key == "top":
                     self._known_label(choice["label"])
+                else:
+                    self._known_duration(choice["duration"])
         return clean
 
     def _in_order(self, utterance: int, line: Line) -> None:
@@ -156,6 +163,7 @@ class _Reader:
                 "write decisions in the order they are made, every chunk once; number decodings with utterance",
             )
         self._on_frame = self._on_frame + 1 if here == self._last else 0
+        self._in_utterance = self._in_utterance + 1 if utterance == self._last[0] else 1
         self._last = here
 
     def _known_label(self, label: int) -> None:
@@ -163,6 +171,14 @@ class _Reader:
             raise self._bad(
                 f"has label {label}; labels go from 0 to {self._rules.blank_id}, the blank",
                 "write labels as the model counts them, blank last",
+            )
+
+    def _known_duration(self, duration: int | None) -> None:
+        known = self._rules.durations
+        if known and duration is not None and duration not in known:
+            raise self._bad(
+                f"has duration {duration}; the model's durations are {', '.join(map(str, known))}",
+                "write the duration that was decided, in frames, not its place among the durations",
             )
 
     def _whole_number(self, line: Line, key: str, required: bool = True) -> int | None:

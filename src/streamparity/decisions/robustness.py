@@ -89,7 +89,7 @@ def robustness(
     mildest = np.inf
     for margin, index, pair in examined:
         frame = frames[steps[index].chunk][steps[index].frame]
-        gradient = _gradient(head, rules, frame, remembered[index], pair)
+        gradient = _gradient(head, frame, remembered[index], pair)
         total, norm = float(np.abs(gradient).sum()), float(np.linalg.norm(gradient))
         if total == 0:
             continue
@@ -102,7 +102,7 @@ def robustness(
     size, gradient, index, pair = worst
     found |= {"survives_max_abs": size, "survives_rmse": float(mildest)}
     frame = frames[steps[index].chunk][steps[index].frame]
-    scores = _scores(head, rules, frame - np.float32(1.05 * size) * np.sign(gradient), remembered[index])
+    scores = _scores(head, frame - np.float32(1.05 * size) * np.sign(gradient), remembered[index])
     found["confirmed"] = bool(scores[pair[0]] <= scores[pair[1]])
     figures = None if floor is None else floor.errors.get("float32", {}).get("outputs")
     if figures is not None and figures.max_abs > 0:
@@ -110,12 +110,12 @@ def robustness(
     return found
 
 
-def _gradient(head: Head, rules: Decoder, frame: Array, memory: Memory | None, pair: tuple[int, int]) -> Array:
+def _gradient(head: Head, frame: Array, memory: Memory | None, pair: tuple[int, int]) -> Array:
     """Of the difference of two scores with respect to the frame ``[D]``, by central differences."""
     nudge = NUDGE * max(float(np.sqrt(np.mean(np.square(frame, dtype=np.float64)))), 1e-6)
     steps = np.eye(frame.size, dtype=np.float64) * nudge
-    up = [_pair(_scores(head, rules, frame + step, memory), pair) for step in steps]
-    down = [_pair(_scores(head, rules, frame - step, memory), pair) for step in steps]
+    up = [_pair(_scores(head, frame + step, memory), pair) for step in steps]
+    down = [_pair(_scores(head, frame - step, memory), pair) for step in steps]
     gradient: Array = (np.array(up) - np.array(down)) / (2 * nudge)
     return gradient
 
@@ -124,7 +124,7 @@ def _pair(scores: Array, pair: tuple[int, int]) -> float:
     return float(scores[pair[0]]) - float(scores[pair[1]])
 
 
-def _scores(head: Head, rules: Decoder, frame: Array, memory: Memory | None) -> Array:
+def _scores(head: Head, frame: Array, memory: Memory | None) -> Array:
     typed = frame.astype(np.float32)
     if memory is None:
         scores: Array = head.scores(typed[None])[0]  # type: ignore[union-attr]  # chosen by the kind

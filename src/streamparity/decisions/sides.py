@@ -66,6 +66,11 @@ def recorded(dump: DumpReader, rules: Decoder, limit: int | None = None) -> Reco
     return Recorded(frames, starts, trace, rows if len(rows) == len(trace.steps) else None)
 
 
+def chunk_starts(dump: DumpReader) -> list[int]:
+    """First encoder frame of every chunk of a dump, and of the one after the last."""
+    return starts_of(len(valid_frames(dump.chunk(index))) for index in range(dump.chunk_count))
+
+
 def decoded(head: Head, rules: Decoder, frames: Frames) -> tuple[DecisionTrace, list[Array]]:
     """What greedy decoding makes of encoder frames, by the book.
 

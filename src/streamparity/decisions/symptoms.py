@@ -18,6 +18,8 @@ from .trace import DecisionTrace, Step
 
 FEWEST_LABELS = 3
 LONG_RUN = 8
+# What is only concluded from a trace, and does not stand where the candidate's own model, so decoded, makes another.
+CONCLUDED = {"time-jump-lost", "durations-ignored", "state-advanced-on-blank", "last-label-lost"}
 UNIT = 1e-3  # how far from 1 the probabilities of both heads together may be
 
 
@@ -75,12 +77,19 @@ def _frames(utterances: Sequence[DecisionTrace], rules: Decoder, candidate: Deci
         (
             "time-jump-lost",
             "durations that lead past the end of a chunk are cut off there",
-            all(b.chunk > a.chunk and b.frame == 0 for a, b in wrong),
+            all(_cut_off(a, b, rules) for a, b in wrong),
         ),
     ]
     first = {code: message for code, message, holds in reversed(explanations) if holds}
     for code, message in first.items():
         yield _of(code, 0.95 / len(first), message, **evidence)
+
+
+def _cut_off(a: Step, b: Step, rules: Decoder) -> bool:
+    """Whether a jump led past the chunk's end and the next decision is at the very beginning of a later one."""
+    due = a.at + advance(rules, a.label, a.duration, a.step + 1)
+    first = b.at - b.frame  # of the chunk gone to
+    return b.chunk > a.chunk and b.frame == 0 and first < due
 
 
 def _states(utterances: Sequence[DecisionTrace], rules: Decoder) -> Iterator[Finding]:
@@ -180,20 +189,20 @@ def _normalisation(reference: DecisionTrace, candidate: DecisionTrace) -> Iterat
             "joint-softmaxed-across-heads",
             0.97,
             "labels and durations are softmaxed together: their probabilities sum to 1 over both heads",
-            probability=sum(_mass(candidate.steps[0])),
+            probability=sum(_masses(candidate)[0]),
         )
 
 
 def together(trace: DecisionTrace) -> bool:
     """Whether the probabilities of labels and durations sum to 1 over both heads in every step, and over neither."""
-    masses = [_mass(step) for step in trace.steps if None not in (step.lse, step.duration_lse)]
+    masses = _masses(trace)
     return bool(masses) and all(abs(a + b - 1) < UNIT and min(a, b) > UNIT**2 for a, b in masses)
 
 
-def _mass(step: Step) -> tuple[float, float]:
-    assert step.lse is not None
-    assert step.duration_lse is not None
-    return math.exp(min(step.lse, 50.0)), math.exp(min(step.duration_lse, 50.0))
+def _masses(trace: DecisionTrace) -> list[tuple[float, float]]:
+    """Probabilities that both heads give in all, of the steps that say so."""
+    known = [(a, b) for a, b in ((s.lse, s.duration_lse) for s in trace.steps) if a is not None and b is not None]
+    return [(math.exp(min(a, 50.0)), math.exp(min(b, 50.0))) for a, b in known]
 
 
 def _degenerate(reference: DecisionTrace, candidate: DecisionTrace) -> Iterator[Finding]:

@@ -9,14 +9,13 @@ from typing import Any, Literal
 import numpy as np
 
 from ..comparison import TolerancePolicy
+from ..comparison.tolerance import FLOAT32, Tolerance
 from ..dump.decoder import CTC_HEAD, JOINT
 from ..dump.manifest import Decoder
 from ..tensors import Array
 from .alignment import Difference
 from .sides import Frames, Recorded
 from .trace import Choice, Step
-
-FLOAT32 = np.dtype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -28,10 +27,11 @@ class Judgement:
             around the model did.
         reason: one sentence.
         reference_margin: by how much the reference scores its own choice above the candidate's.
-        candidate_margin: by how much the candidate scores its own above the reference's.
+        candidate_margin: by how much the candidate scores its own above the reference's: as its trace says where that
+            has scores, else as its model does. Neither may be past what is permitted.
         explained: by how much the difference between the two encoder frames alone moves the two scores against each
             other, measured on the candidate's own head; ``None`` where that cannot be run.
-        allowed: by how much arithmetic alone may move them: twice the tolerance of the head's scores.
+        allowed: by how much the head's own arithmetic may move them: twice the tolerance of its scores.
         encoder_max_abs: largest difference of the two encoder frames.
         encoder_ok: whether every value of the frame is within its tolerance.
     """
@@ -70,6 +70,11 @@ class Judge:
     own: Sequence[Array] | None = None
     swapped: Sequence[Array] | None = None
 
+    @property
+    def tolerance(self) -> Tolerance:
+        """Of one score of the candidate's head."""
+        return self.policy.of_the_head(CTC_HEAD if self.rules.kind == "ctc" else JOINT)
+
     def judge(self, difference: Difference) -> Judgement:
         """Say what the first difference is."""
         if not difference.of_the_model or difference.reference is None or difference.candidate is None:
@@ -79,22 +84,27 @@ class Judge:
             return Judgement("flip", "the label comes on another frame; the traces do not say what was scored there")
         places = self._places(difference)
         ours = self._margin(None if self.reference.rows is None else self.reference.rows[index], places)
-        theirs = self._margin(None if self.own is None else self.own[index], places[::-1])
         if ours is None:
             ours = _margin_of(difference.reference, difference.head, difference.candidate)
-        if theirs is None:
-            theirs = _margin_of(difference.candidate, difference.head, difference.reference)
-        return self._weigh(index, places, ours, theirs)
+        theirs = _margin_of(difference.candidate, difference.head, difference.reference)
+        of_the_model = self._margin(None if self.own is None else self.own[index], places[::-1])
+        return self._weigh(index, places, ours, theirs, of_the_model)
 
-    def _weigh(self, index: int, places: tuple[int, int], ours: float | None, theirs: float | None) -> Judgement:
+    def _weigh(
+        self, index: int, places: tuple[int, int], ours: float | None, written: float | None, run: float | None
+    ) -> Judgement:
+        """From the reference's margin, the candidate's as its trace has it, and as its model has it."""
+        theirs = run if written is None else written
         explained = self._explained(index, places)
         off, within = self._encoder(self.reference.trace.steps[index])
-        allowed = 2 * self._tolerance(index)
+        tolerance = self.tolerance
+        scores = [choice.logit for choice in self.reference.trace.steps[index].top if choice.logit is not None]
+        allowed = 2 * (tolerance.atol + tolerance.rtol * max(map(abs, scores), default=0.0))
         bound = allowed + (explained or 0.0)
         figures = (ours, theirs, explained, allowed, off, within)
         if ours is None or theirs is None:
             return Judgement("flip", "the traces do not hold the scores of both choices, so no tie is proved", *figures)
-        widest = max(ours, theirs)
+        widest = max(abs(margin) for margin in (ours, written, run) if margin is not None)
         if within is False:
             by = "of another size" if off is None else f"off by {off:.1e}, past its tolerance"
             return Judgement("flip", f"the encoder frame is {by}", *figures)
@@ -146,14 +156,6 @@ class Judge:
         error = np.abs(self.frames[step.chunk][step.frame].astype(np.float64) - expected)
         tolerance = self.policy.tolerance("outputs", FLOAT32, FLOAT32)
         return float(error.max()), bool((error <= tolerance.atol + tolerance.rtol * np.abs(expected)).all())
-
-    def _tolerance(self, index: int) -> float:
-        """Tolerance of one score of the head, at the reference's own best."""
-        name = CTC_HEAD if self.rules.kind == "ctc" else JOINT
-        tolerance = self.policy.tolerance(name, FLOAT32, FLOAT32)
-        step = self.reference.trace.steps[index]
-        scores = [choice.logit for choice in step.top if choice.logit is not None]
-        return tolerance.atol + tolerance.rtol * max(map(abs, scores), default=0.0)
 
 
 _LOGIC = {

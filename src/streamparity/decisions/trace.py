@@ -76,6 +76,10 @@ class DecisionTrace:
         """The labels of the text."""
         return [step.label for step in self.emissions]
 
+    def until(self, chunk: int) -> DecisionTrace:
+        """The decisions before a chunk."""
+        return DecisionTrace(tuple(step for step in self.steps if step.chunk < chunk), self.whole)
+
     def utterances(self) -> list[DecisionTrace]:
         """One trace per decoding of the recording, in order."""
         return [

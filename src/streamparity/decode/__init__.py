@@ -1,6 +1,6 @@
 """Greedy decoding of encoder frames into labels, over any runner."""
 
-from .candidate import CandidateDecoder, Head, decoder_for, head_of, valid_frames
+from .candidate import CandidateDecoder, Head, arithmetic_of, decoder_for, head_of, valid_frames
 from .ctc import CtcDecoder
 from .greedy import ChunkDecisions, GreedyDecoder
 
@@ -10,6 +10,7 @@ __all__ = [
     "CtcDecoder",
     "GreedyDecoder",
     "Head",
+    "arithmetic_of",
     "decoder_for",
     "head_of",
     "valid_frames",

@@ -20,6 +20,11 @@ def head_of(runner: Runner, rules: Decoder | None) -> Head | None:
     return runner.ctc if rules.kind == "ctc" else runner.transducer
 
 
+def arithmetic_of(head: Head | None) -> str | None:
+    """What a head computes in, whatever its encoder does; ``None`` where it does not say."""
+    return getattr(head, "arithmetic", None)
+
+
 def decoder_for(head: Head, rules: Decoder) -> GreedyDecoder | CtcDecoder:
     """A greedy decoder at the start of an utterance."""
     if rules.kind == "ctc":

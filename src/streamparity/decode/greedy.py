@@ -61,6 +61,11 @@ class GreedyDecoder:
     Args:
         transducer: the model.
         rules: blank, durations and ``max_symbols``.
+
+    Attributes:
+        memory: what the predictor remembers.
+        skipped: frames of the next chunk that a duration has jumped over.
+        index: the next chunk.
     """
 
     def __init__(self, transducer: Transducer, rules: Decoder) -> None:
@@ -68,7 +73,7 @@ class GreedyDecoder:
         self.predictor = Predictor(transducer)
         self.memory = self.start()
         self.skipped = 0
-        self._index = 0
+        self.index = 0
         self._consumed: list[Memory] = []
         self._no_predictions: Array | None = None
 
@@ -77,8 +82,8 @@ class GreedyDecoder:
         """Rule 1."""
         return Memory(self.rules.blank_id, self.predictor.initial_state())
 
-    def read(self, scores: Array) -> tuple[int, int | None]:
-        """Rule 2: label and duration of a row of scores."""
+    def read(self, scores: Array, frame: int) -> tuple[int, int | None]:
+        """Rule 2: label and duration of a row of scores; whose ``frame`` in the chunk it is plays no part."""
         return decide(self.rules, scores)
 
     def on_blank(self) -> Memory:
@@ -117,8 +122,8 @@ class GreedyDecoder:
             scores = self.predictor.score(frames[frame], self.memory)
             if not known:
                 self._consumed.append(self.memory)
-            label, duration = self.read(scores)
-            line = decision(self.rules, self._index, frame, step, scores, state=self.memory.name)
+            label, duration = self.read(scores, frame)
+            line = decision(self.rules, self.index, frame, step, scores, state=self.memory.name)
             lines.append({**line, "label": label, "duration": duration})
             rows.append(scores)
             if label == self.rules.blank_id:
@@ -138,7 +143,7 @@ class GreedyDecoder:
             self._consumed.append(self.memory)
         predictions, states = self._rows()
         self.memory, self.skipped = self.next_chunk(bool(labels))
-        self._index += 1
+        self.index += 1
         width = self.rules.labels + len(self.rules.durations)
         logits = np.stack(rows) if rows else np.zeros((0, width), np.float32)
         return ChunkDecisions(logits, lines, labels, predictions, states)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..dtypes import coarsest
 from ..errors import BackendMissing, StreamparityError, first_line
 from ..tensors import ENCODER_INPUTS, ENCODER_OUTPUTS, SECOND_OUTPUT, Array
 from .onnx_cut import cut
@@ -28,6 +29,7 @@ STRANGERS = 4
 MOVES = {"Cast", "Concat", "Expand", "Flatten", "Gather", "Identity", "Pad", "Reshape", "Slice", "Split", "Squeeze"}
 MOVES |= {"Tile", "Transpose", "Unsqueeze"}
 # Put between modules by those who quantise a graph, under names of one of them.
+INTEGER_PRODUCTS = {"MatMulInteger", "QLinearMatMul", "ConvInteger", "QLinearConv"}
 QUANTISERS = {"QuantizeLinear", "DynamicQuantizeLinear", "DequantizeLinear"}
 FLOATS = {1: "float32", 10: "float16", 11: "float64", 16: "bfloat16"}
 ELEMENT_TYPES = {**FLOATS, 2: "uint8", 3: "int8", 5: "int16", 6: "int32", 7: "int64", 9: "bool"}
@@ -114,6 +116,14 @@ class OnnxGraph:
     def opset(self) -> int:
         """Version of the default operator set."""
         return next((int(item.version) for item in self.proto.opset_import if item.domain in ("", "ai.onnx")), 0)
+
+    @property
+    def arithmetic(self) -> str | None:
+        """Coarsest type that it computes in, by its ports, its weights and its quantisers; ``None`` without floats."""
+        found = {FLOATS.get(weight.data_type) for weight in self.proto.graph.initializer}
+        found |= {port.dtype for port in [*self.inputs, *self.outputs] if port.dtype in FLOATS.values()}
+        quantised = any(node.op_type in QUANTISERS | INTEGER_PRODUCTS for node in self.proto.graph.node)
+        return "int8" if quantised else coarsest(found)
 
     def tap_tensors(self, taps: Iterable[str], root: str) -> tuple[dict[str, str], dict[str, str]]:
         """Find the graph's own tensor for each tap.

@@ -13,6 +13,7 @@ from ..dump.chunk_files import ChunkFiles
 from ..dump.manifest import Decoder
 from ..dump.noise_floor import FloorFigures, NoiseFloor
 from ..dump.store import float64_files
+from ..dump.trace import Line
 from ..errors import first_line
 from ..progress import Note, Progress, no_note, no_progress
 from ..schedule import Chunk
@@ -23,7 +24,9 @@ from .features import FeatureStream
 from .streamer import ReferenceChunk, ReferenceStreamer
 from .taps import PREPROCESSOR, choose_taps
 
-LABELS = f"{PREFIX}labels"
+DECISIONS = f"{PREFIX}decisions"
+# Frame, label and duration, -1 where there is none: with other durations the same labels come from other frames.
+Decision = tuple[int, int, int]
 
 
 def measure(
@@ -55,14 +58,14 @@ def measure(
     _keep_float64(loop, files, lambda done: progress(done, total))
     meter = _Meter(reader, files)
     for index in range(len(plan)):
-        meter.add(index, reader.chunk(index), loop.labels_of_dump(index))
+        meter.add(index, reader.chunk(index), loop.decisions_of_dump(index))
         progress(len(plan) + index + 1, total)
     errors, largest, unmeasured = {"float32": meter.figures()}, meter.largest, {}
     for position, name in enumerate(LOWER, start=2):
         meter = _Meter(reader, files)
         try:
             for index, produced in loop.run(name):
-                meter.add(index, produced.tensors, _labels(produced))
+                meter.add(index, produced.tensors, _decisions(produced.trace))
                 progress(position * len(plan) + index + 1, total)
         except (RuntimeError, NotImplementedError) as error:
             unmeasured[name] = first_line(error)
@@ -78,9 +81,9 @@ class _Loop:
     def __init__(self, module: Any, reader: DumpReader, features: FeatureStream, plan: Sequence[Chunk]) -> None:
         self._module, self._features, self._plan = module, features, plan
         self._manifest = reader.manifest
-        self._labels: dict[int, list[int]] = {}
+        self._lines: dict[int, list[Line]] = {}
         for line in reader.trace():
-            self._labels.setdefault(line["chunk"], []).append(line["label"])
+            self._lines.setdefault(line["chunk"], []).append(line)
 
     @property
     def chunks(self) -> int:
@@ -92,9 +95,9 @@ class _Loop:
         """Rules of decoding."""
         return self._manifest.decoder
 
-    def labels_of_dump(self, index: int) -> list[int]:
+    def decisions_of_dump(self, index: int) -> list[Decision]:
         """Decisions of the dump in one chunk, blanks included."""
-        return self._labels.get(index, [])
+        return _decisions(self._lines.get(index, []))
 
     def run(
         self, arithmetic: str, first: int = 0, resume: Callable[[ReferenceStreamer], None] | None = None
@@ -118,29 +121,39 @@ def _keep_float64(loop: _Loop, files: ChunkFiles, progress: Callable[[int], None
     """
     files.prepare()
     done = files.whole()
-    earlier = [files.read(index)[LABELS].tolist() for index in range(done)]
-    same = all(labels == loop.labels_of_dump(index) for index, labels in enumerate(earlier))
+    if any(DECISIONS not in files.read(index) for index in range(done)):
+        done = 0  # an earlier version's
+    earlier = [_read(files.read(index)) for index in range(done)]
+    same = all(decisions == loop.decisions_of_dump(index) for index, decisions in enumerate(earlier))
 
     def resume(streamer: ReferenceStreamer) -> None:
         blank = None if loop.decoder is None else loop.decoder.blank_id
-        streamer.resume(files.read(done - 1), [label for labels in earlier for label in labels if label != blank])
+        streamer.resume(files.read(done - 1), [label for chunk in earlier for _, label, _ in chunk if label != blank])
 
     for index, produced in loop.run(FLOAT64, done, resume if done else None):
-        labels = _labels(produced)
-        same = same and labels == loop.labels_of_dump(index)
+        decisions = _decisions(produced.trace)
+        same = same and decisions == loop.decisions_of_dump(index)
         rows = {spec.name for spec in produced.specs if spec.kind == "decoder"}
         kept = {
             name: array
             for name, array in produced.tensors.items()
             if not name.startswith("in/") and (same or name not in rows)
         }
-        files.write(index, {**kept, LABELS: np.array(labels, np.int64)})
+        files.write(index, {**kept, DECISIONS: np.array(decisions, np.int64).reshape(-1, 3)})
         progress(index + 1)
     files.cut(loop.chunks)
 
 
-def _labels(produced: ReferenceChunk) -> list[int]:
-    return [line["label"] for line in produced.trace]
+def _decisions(lines: Sequence[Line]) -> list[Decision]:
+    durations = [line.get("duration") for line in lines]
+    return [
+        (line["frame"], line["label"], -1 if duration is None else duration)
+        for line, duration in zip(lines, durations, strict=True)
+    ]
+
+
+def _read(tensors: Mapping[str, Array]) -> list[Decision]:
+    return [(frame, label, duration) for frame, label, duration in tensors[DECISIONS].tolist()]
 
 
 class _Meter:
@@ -157,10 +170,10 @@ class _Meter:
         self._sums = {spec.label: [0.0, 0.0, 0] for spec in self._specs}
         self.largest = dict.fromkeys(self._sums, 0.0)
 
-    def add(self, index: int, tensors: Mapping[str, Array], labels: list[int]) -> None:
+    def add(self, index: int, tensors: Mapping[str, Array], decisions: list[Decision]) -> None:
         """Add one chunk. Once a decision differs, decoder rows no longer belong together."""
         true = self._files.read(index)
-        self._same_decisions &= labels == true[LABELS].tolist()
+        self._same_decisions &= decisions == _read(true)
         counts = integer_tensors(self._reader.chunk(index))
         for spec in self._specs:
             if spec.name in true and (spec.kind != "decoder" or self._same_decisions):

@@ -57,12 +57,13 @@ class OrtTransducer:
         graph: what was opened.
         graphs: the same, as every head says what it was made of.
         unmatched: decoder taps that the graph does not have, with the reason.
+        arithmetic: what it computes in.
     """
 
     def __init__(self, path: Path, options: RunnerOptions) -> None:
         graph = OnnxGraph(path)
         self.graph, self._settings = graph, options.settings
-        self.graphs = (graph,)
+        self.graphs, self.arithmetic = (graph,), graph.arithmetic
         ports = {port.name: port for port in [*graph.inputs, *graph.outputs]}
         missing = [name for name in (*DECODER_INPUTS, *DECODER_OUTPUTS) if name not in ports]
         if missing:

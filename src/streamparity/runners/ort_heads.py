@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..dtypes import coarsest
 from ..errors import StreamparityError
 from ..graph.onnx_graph import GraphPort, OnnxGraph
 from ..tensors import (
@@ -35,12 +36,14 @@ class OrtPair:
     Attributes:
         graphs: what was opened.
         unmatched: nothing: every decoder tensor is a port here.
+        arithmetic: the coarser of what both compute in.
     """
 
     def __init__(self, predictor: Path, joint: Path, options: RunnerOptions) -> None:
         first, second = OnnxGraph(predictor), OnnxGraph(joint)
         self.graphs = (first, second)
         self.unmatched: dict[str, str] = {}
+        self.arithmetic = coarsest(graph.arithmetic for graph in self.graphs)
         self._types = {port.name: np.dtype(port.dtype) for graph in self.graphs for port in graph.inputs}
         states = [port for port in first.inputs if _is_state(port, PREDICTOR_INPUTS)]
         after = [port for port in first.outputs if _is_state(port, PREDICTOR_OUTPUTS)]
@@ -98,11 +101,12 @@ class OrtCtc:
 
     Attributes:
         graphs: what was opened.
+        arithmetic: what it computes in.
     """
 
     def __init__(self, path: Path, options: RunnerOptions) -> None:
         graph = OnnxGraph(path)
-        self.graphs = (graph,)
+        self.graphs, self.arithmetic = (graph,), graph.arithmetic
         self._names = _names(graph, CTC_INPUTS, CTC_OUTPUTS, set())
         self._type = np.dtype(graph.inputs[0].dtype)
         self._session = create_session(graph, graph.with_outputs([]), options.settings)

@@ -23,6 +23,7 @@ class TorchTransducer:
     def __init__(self, module: Any, dtype: Any) -> None:
         self._module = module
         self._dtype = dtype
+        self.arithmetic = str(dtype).removeprefix("torch.")
 
     def initial_state(self) -> State:
         """Zeros ``[L, 1, H]`` for each state tensor."""
@@ -81,6 +82,7 @@ class TorchCtc:
     def __init__(self, head: Any, dtype: Any) -> None:
         self._head = head
         self._dtype = dtype
+        self.arithmetic = str(dtype).removeprefix("torch.")
 
     def scores(self, frames: Array) -> Array:
         """Encoder frames ``[T, D]`` to log-probabilities ``[T, V + 1]``.

@@ -202,6 +202,7 @@ class TrtTransducer:
 
     def __init__(self, path: Path, admitted: Admitted, device: Device) -> None:
         self._engine, metadata = opened(path, admitted, device)
+        self.arithmetic = None if metadata.precision is None else ARITHMETIC[metadata.precision]
         self._plan: Plan = decoder_plan(metadata)
         self._session = Session(self._plan, device, self._engine.execution())
         shapes = metadata.profiles[0].shapes
