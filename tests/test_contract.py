@@ -253,7 +253,11 @@ def described_engine(data: dict) -> dict:
         side: [{key: port[key] for key in ("name", "dtype", "shape")} for port in data["encoder"][side]]
         for side in ("inputs", "outputs")
     }
-    shapes = {"audio_signal": [[1, 128, 17], [1, 128, 121], [1, 128, 121]]}
+    shapes = {
+        "audio_signal": [[1, 128, 17], [1, 128, 121], [1, 128, 121]],
+        "cache_last_channel": [[1, 24, 70, 1024]] * 3,
+        "cache_last_time": [[1, 24, 1024, 8]] * 3,
+    }
     return {"schema": "streamparity.engine/1", **ports, "profiles": [{"name": "step", "shapes": shapes}]}
 
 
