@@ -19,6 +19,8 @@ from streamparity.contract_check.targets import check
 from streamparity.schedule import SCHEDULES, steps
 from streamparity.tensors import CACHE_FEEDBACK
 
+from .doctor_edits import always_two
+
 
 @pytest.fixture(scope="module")
 def contract(loaded) -> Contract:
@@ -272,3 +274,9 @@ def test_profiles_that_the_contract_promises(contract, engine):
     described["profiles"][0]["shapes"]["audio_signal"][0] = [1, 128, 30]
     found = set(disagreements(promising, engine(described)))
     assert found == {"tensorrt/profiles/step", "tensorrt/profiles/audio_signal"}
+
+
+def test_a_graph_that_returns_one_length_for_every_input_disagrees(contract, workshop):
+    edited = workshop.edited("contract: constant lengths", always_two)
+    found = disagreements(contract, edited / "encoder.onnx")
+    assert any(name.startswith("step/encoded_lengths of step 3") for name in found), found

@@ -33,7 +33,7 @@ def check_onnx(contract: Contract, target: Path, ledger: Ledger, notes: list[str
 
 
 def _check_steps(contract: Contract, encoder: Encoder, target: Path, ledger: Ledger, notes: list[str]) -> None:
-    """Run the graph from empty caches: twice what a chunk brings, then more than any chunk."""
+    """Run the graph from empty caches: twice what a chunk brings, then more than any chunk, then the least."""
     from . import probe
 
     mels, config = contract.features.features, contract.streaming
@@ -41,7 +41,8 @@ def _check_steps(contract: Contract, encoder: Encoder, target: Path, ledger: Led
         notes.append(f"{target.name} was not run: the contract does not know how many mel bands it takes")
         return
     caches = probe.empty_caches(*derive.cache_shapes(encoder, config))
-    inputs = [config.input_frames, config.input_frames, config.input_frames + probe.LONG_INPUT]
+    shortest = config.pre_encode_cache_size[1] + config.sampling_frames[1]
+    inputs = [config.input_frames, config.input_frames, config.input_frames + probe.LONG_INPUT, shortest]
     try:
         seen = probe.observe(target, mels, config, caches, inputs)
     except BackendMissing as missing:
