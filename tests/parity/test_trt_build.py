@@ -69,11 +69,19 @@ def edited(export, folder, edit, contract=None):
     model = onnx.load(folder / "encoder.onnx")
     edit(model)
     onnx.save(model, folder / "encoder.onnx")
-    if contract is not None:
-        data = json.loads((folder / "contract.json").read_text())
-        contract(data)
-        (folder / "contract.json").write_text(json.dumps(data))
+    recontracted(folder, contract)
     return folder / "encoder.onnx"
+
+
+def recontracted(folder, change=None):
+    """The contract of a folder with the hashes of the graph there, and ``change``."""
+    data = json.loads((folder / "contract.json").read_text())
+    graph, weights = data["graphs"]["encoder.onnx"], folder / "encoder.onnx.data"
+    graph["sha256"] = file_sha256(folder / "encoder.onnx")
+    graph["weights_sha256"] = file_sha256(weights) if weights.exists() else None
+    if change is not None:
+        change(data)
+    (folder / "contract.json").write_text(json.dumps(data))
 
 
 def test_what_is_written_beside_an_engine_is_true(built, export):
@@ -252,8 +260,26 @@ def test_a_cache_fixed_at_the_right_size_is_built(export, tmp_path):
     graph = edited(export, tmp_path / "fixed", fix_cache(70), agree)
     out = tmp_path / "fixed" / "encoder.engine"
     build(graph, quick(out))
-    # The contract's hash of the graph is the unedited one's: that, and nothing else, is what it says.
-    assert [finding["code"] for finding in inspect(out)["findings"]] == ["contract"]
+    assert inspect(out)["findings"] == []
+
+
+def test_a_graph_of_which_the_contract_has_another_hash_is_not_built(export, tmp_path):
+    def other(contract):
+        contract["graphs"]["encoder.onnx"]["sha256"] = "0" * 64
+
+    graph = edited(export, tmp_path / "other", lambda model: None, other)
+    with pytest.raises(StreamparityError, match=r"encoder\.onnx is not the file that contract\.json was written for"):
+        build(graph, quick(tmp_path / "other" / "x.engine"))
+
+
+def test_an_engine_file_that_is_garbage_disagrees(built, tmp_path):
+    contract, engine = Contract.read(built.parent / "contract.json"), copied(built, tmp_path / "garbage")
+    assert check(contract, engine).ledger.disagreements == []
+    engine.write_bytes(b"garbage")
+    assert [each.name for each in check(contract, engine).ledger.disagreements] == ["engine/sha256"]
+    alone = check(contract, sidecar(engine))
+    assert alone.ledger.disagreements == []
+    assert alone.notes == ["the engine itself was not looked at: only what is written beside it"]
 
 
 def test_a_stateless_graph_is_not_built(export, tmp_path):
@@ -355,8 +381,19 @@ def test_weights_in_an_external_file_are_found(export, tmp_path):
         location="encoder.onnx.data",
         size_threshold=0,
     )
-    (metadata,) = build(folder / "encoder.onnx", quick(folder / "encoder.engine", precision="fp16")).values()
-    assert metadata.source["weights_sha256"] == file_sha256(folder / "encoder.onnx.data")
+    recontracted(folder)
+    graph, weights, out = folder / "encoder.onnx", folder / "encoder.onnx.data", folder / "encoder.engine"
+    (metadata,) = build(graph, quick(out, precision="fp16")).values()
+    assert metadata.source["weights_sha256"] == file_sha256(weights)
+    contract = Contract.read(folder / "contract.json")
+    assert [check(contract, target).ledger.disagreements for target in (graph, out)] == [[], []]
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\0")
+    names = [each.name for each in check(contract, graph).ledger.disagreements]
+    assert names == ["graphs/encoder.onnx/weights_sha256"]
+    with pytest.raises(StreamparityError, match=r"encoder\.onnx\.data is not the file that"):
+        build(graph, quick(folder / "x.engine"))
+    write_engine(out, out.read_bytes(), replace(metadata, source={**metadata.source, "weights_sha256": "0" * 64}))
+    assert [each.name for each in check(contract, out).ledger.disagreements] == ["graphs/weights_sha256"]
 
 
 def test_the_convolution_cache_is_read_off_the_graph(export):

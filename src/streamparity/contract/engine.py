@@ -33,6 +33,7 @@ class EngineSource:
     """What an engine or a graph was made from."""
 
     sha256: str | None = None
+    weights_sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Engine:
         model: the NeMo model behind that, where it is known.
         streaming: the configuration baked into it, where it is known.
         taps: inner tensors marked as outputs, by tap.
+        engine_sha256: of the engine file.
     """
 
     inputs: tuple[EnginePort, ...]
@@ -56,6 +58,7 @@ class Engine:
     model: EngineSource | None = None
     streaming: StreamingConfig | None = None
     taps: dict[str, str] = field(default_factory=dict)
+    engine_sha256: str | None = None
 
     @classmethod
     def read(cls, path: Path) -> Engine:

@@ -19,6 +19,9 @@ def check_engine(contract: Contract, target: Path, ledger: Ledger, notes: list[s
     if engine.source.sha256 is not None and exported:
         made_of = engine.source.sha256 if engine.source.sha256 in exported else " or ".join(exported)
         ledger.compare("graphs/sha256", made_of, engine.source.sha256)
+        weights = next((g.weights_sha256 for g in contract.graphs.values() if g.sha256 == engine.source.sha256), None)
+        if weights is not None:
+            ledger.compare("graphs/weights_sha256", weights, engine.source.weights_sha256)
     if engine.model is not None:
         ledger.compare_known("model/sha256", contract.model.sha256, engine.model.sha256)
     if engine.streaming is not None:

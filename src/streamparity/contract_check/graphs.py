@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..contract import derive
-from ..contract.check import Ledger
+from ..contract.check import MISSING, Ledger
 from ..contract.file_ports import check_file_ports, part_of
 from ..contract.model import Contract
 from ..contract.network import ContractPort, Encoder
@@ -22,7 +22,12 @@ def check_onnx(contract: Contract, target: Path, ledger: Ledger, notes: list[str
         for group in (file.inputs, file.outputs)
     )
     if target.name in contract.graphs:
-        ledger.compare(f"graphs/{target.name}/sha256", contract.graphs[target.name].sha256, file_sha256(target))
+        promised = contract.graphs[target.name]
+        ledger.compare(f"graphs/{target.name}/sha256", promised.sha256, file_sha256(target))
+        weights = target.with_name(f"{target.name}.data")
+        if promised.weights_sha256 is not None:
+            there = file_sha256(weights) if weights.is_file() else MISSING
+            ledger.compare(f"graphs/{target.name}/weights_sha256", promised.weights_sha256, there)
     fit = check_file_ports(contract, target.name, inputs, outputs, ledger, notes)
     if contract.encoder is None or part_of(inputs, outputs) == "decoder":
         return
