@@ -11,6 +11,8 @@ from .network import ContractPort
 from .profiles import Profile
 
 SCHEMA = "streamparity.engine/1"
+SUFFIXES = (".engine", ".plan", ".trt")
+OTHERS = (".onnx", ".nemo", ".json")  # whatever lies beside them
 
 
 @dataclass(frozen=True)
@@ -73,5 +75,7 @@ class Engine:
 
 
 def is_engine(path: Path) -> bool:
-    """Whether a path is an engine's, or that of the file beside it."""
-    return path.suffix == ".engine" or path.name.endswith(".engine.json")
+    """Whether a path is an engine's, by its name or by what lies beside it, or that of the file beside an engine."""
+    named = path.with_suffix("") if path.suffix == ".json" else path
+    described = path.suffix not in OTHERS and path.with_name(f"{path.name}.json").is_file()
+    return named.suffix in SUFFIXES or described

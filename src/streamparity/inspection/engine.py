@@ -18,13 +18,7 @@ from ..tensorrt.metadata import EngineMetadata, check_file, differences, read_me
 from ..tensorrt.module import load_module
 from .finding import Finding, InspectOptions, Report, has_error
 
-SUFFIXES = (".engine", ".plan", ".trt")
 REBUILD = "build it again from the export: streamparity build"
-
-
-def is_engine(path: Path) -> bool:
-    """Whether a file is an engine, by its name or by what lies beside it."""
-    return path.suffix in SUFFIXES or sidecar(path).is_file()
 
 
 def inspect_engine(path: Path, options: InspectOptions) -> Report:
