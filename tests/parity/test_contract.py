@@ -15,7 +15,9 @@ from streamparity.contract.check import STATELESS
 from streamparity.contract.derive import frame_grid
 from streamparity.contract.model import contract_schema
 from streamparity.contract.parts import Profile, ShapeRange, TensorRT
+from streamparity.contract_check import probe
 from streamparity.contract_check.targets import check
+from streamparity.errors import StreamparityError
 from streamparity.schedule import SCHEDULES, steps
 from streamparity.tensors import CACHE_FEEDBACK
 
@@ -280,3 +282,10 @@ def test_a_graph_that_returns_one_length_for_every_input_disagrees(contract, wor
     edited = workshop.edited("contract: constant lengths", always_two)
     found = disagreements(contract, edited / "encoder.onnx")
     assert any(name.startswith("step/encoded_lengths of step 3") for name in found), found
+
+
+def test_inputs_that_no_graph_takes_are_not_made(contract, workshop):
+    caches = probe.empty_caches((1, 3, 70, 64), (1, 3, 64, 8))
+    with pytest.raises(StreamparityError, match="which no graph takes"):
+        probe.observe(workshop.export() / "encoder.onnx", 2**23, contract.streaming, caches, [2**23])
+    assert len(probe.observe(workshop.export() / "encoder.onnx", 128, contract.streaming, caches, [25])) == 1
