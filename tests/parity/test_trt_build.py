@@ -312,6 +312,18 @@ def test_a_profile_that_is_not_self_consistent_explains_itself_before_building(e
     assert not list(tmp_path.iterdir())
 
 
+def test_frames_of_the_native_first_chunk_that_are_lost_are_told(workshop, tmp_path):
+    """At a context whose first chunk is long enough for something to be left."""
+    folder = shutil.copytree(workshop.export((70, 6)), tmp_path / "long")
+    told = {}
+    for schedule in ("native", "padded"):
+        notes, out = [], folder / f"{schedule}.engine"
+        build(folder / "encoder.onnx", quick(out, schedule=schedule), note=notes.append)
+        found = [(finding["code"], finding["severity"]) for finding in inspect(out)["findings"]]
+        told[schedule] = (["drops 2 encoder frames" in note for note in notes], found)
+    assert told == {"native": ([True], [("first-chunk-dropped", "warning")]), "padded": ([], [])}
+
+
 def test_what_the_builder_finds_inconsistent_is_an_error_too(export):
     """A profile that no schedule makes: the builder's warning, which it would pass over."""
     module, graph = load_module(), OnnxGraph(export / "encoder.onnx")

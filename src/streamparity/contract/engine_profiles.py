@@ -12,7 +12,7 @@ from .parts import ShapeRange
 from .profiles import Profile, Shape
 
 PROFILES = "tensorrt/profiles"
-TAIL = "tail"
+FIRST, TAIL = "first", "tail"
 CACHES = ("cache_last_channel", "cache_last_time")
 SIGNAL = "audio_signal"
 ONE_SIZE = "one size"
@@ -58,6 +58,17 @@ def check_profiles(
     wanted_chunk = f"one that takes {streaming.input_frames} frames"
     there = [[list(least), list(most)] for least, _, most in offered] or MISSING
     ledger.compare(f"{PROFILES}/{SIGNAL}", wanted_chunk, wanted_chunk if fits else there)
+
+
+def dropped_at_first(streaming: StreamingConfig, profiles: Sequence[Profile]) -> str | None:
+    """What a graph that always drops its history does to the native first chunk, which has none; else ``None``."""
+    dropped = streaming.drop_extra_pre_encoded
+    if dropped < 1 or all(profile.name != FIRST for profile in profiles):
+        return None
+    return (
+        f"profile {FIRST} takes the native schedule's first chunk, which has no history in front, and the graph drops "
+        f"{dropped} encoder frames of it all the same: that much of the beginning is lost"
+    )
 
 
 def check_promised(

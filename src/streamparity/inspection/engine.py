@@ -7,7 +7,7 @@ from typing import Any
 
 from ..contract import CONTRACT, Contract
 from ..contract.check import Disagreement, Ledger, shown
-from ..contract.engine_profiles import PROFILES, check_profiles
+from ..contract.engine_profiles import PROFILES, check_profiles, dropped_at_first
 from ..contract.profiles import Profile
 from ..errors import BackendMissing, StreamparityError
 from ..graph.onnx_graph import STATELESS_HINT
@@ -52,6 +52,10 @@ def inspect_engine(path: Path, options: InspectOptions) -> Report:
         findings.append(Finding("stateless-export", "error", message, {"missing": missing}, STATELESS_HINT))
     elif known.role == "encoder":
         findings += _of_the_stream(path, written, known)
+        lost = None if known.streaming is None else dropped_at_first(known.streaming, known.profiles)
+        if lost is not None:
+            fix = "build with --schedule padded and put zeros in front of the first chunk"
+            findings.append(Finding("first-chunk-dropped", "warning", lost, {}, fix))
     findings += _of_the_build(known)
     ports = [
         {"name": port.name, "direction": direction, "dtype": port.dtype, "shape": list(port.shape)}
