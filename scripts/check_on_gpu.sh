@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in one go: the tests marked gpu, and the closed loop of the shipped model against its
-# reference dump in fp32, tf32 and fp16. Leaves artifacts/trt/*.json. Exits 3 where there is no GPU.
+# Everything that needs a GPU, in one go: the closed loop of the shipped model against its reference dump in fp32, tf32
+# and fp16, then the tests marked gpu. Leaves artifacts/trt/*.json, the tests' log and junit among them. Whatever fails,
+# the rest is run and kept; the worst exit code comes last. Exits 3 where there is no GPU.
 #   scripts/check_on_gpu.sh [tensorrt|tensorrt_rtx]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -9,7 +10,7 @@ bin=${BIN:-.venv/bin}
 runtime=${1:-}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-out=artifacts/trt
+out=${OUT:-artifacts/trt}
 
 "$bin"/python - "$work/device.json" $runtime <<'PYTHON'
 import json
@@ -32,38 +33,58 @@ runtime=$("$bin"/python -c 'import json, sys; print(json.load(open(sys.argv[1]))
 target=()
 if [ "$runtime" = tensorrt_rtx ]; then target=(--target current); fi
 
-"$bin"/python -m pytest -m gpu -rs tests
-
 data=src/streamparity/data
 "$bin"/streamparity dump $data/demo.nemo --audio $data/medium.wav --att-context 70,1 --noise-floor --out "$work/reference"
 "$bin"/streamparity export $data/demo.nemo --att-context 70,1 --out "$work/export"
-mkdir -p $out
-cp "$work/device.json" $out/device.json
+mkdir -p "$out"
+cp "$work/device.json" "$out/device.json"
 
-# A fail is a finding, and is kept: what must not happen is that a command cannot be run.
-run() {
-    local name=$1
+# Exit code of a step, said and remembered; the next step runs all the same.
+worst=0
+step() {
+    local name=$1 code=0
     shift
-    local code=0
+    "$@" || code=$?
+    echo "$name: exit $code" | tee -a "$work/codes"
+    if [ $code -gt $worst ]; then worst=$code; fi
+    return $code
+}
+# A verdict of fail is a finding, and is kept: only a run that could not be made counts.
+run() {
+    local name=$1 code=0
+    shift
     "$bin"/streamparity run --backend trt --model "$work/export" --reference "$work/reference" \
         --allow-unmatched '*' --json "$out/$name.json" "$@" || code=$?
-    if [ $code -gt 1 ]; then exit $code; fi
-    echo "$name: exit $code"
+    echo "verdict of $name: exit $code" | tee -a "$work/codes"
+    if [ $code -gt 1 ]; then return $code; fi
 }
+build() {
+    local graph=$1
+    shift
+    "$bin"/streamparity build "$work/export/$graph.onnx" --out "$work/export/$graph.engine" --force --runtime "$runtime" "$@"
+}
+inspect() {
+    "$bin"/streamparity inspect "$work/export/encoder.engine" --json "$out/$1.json" > /dev/null
+}
+taps=(--taps 'encoder.layers.?.conv' --taps 'encoder.layers.?.self_attn')
 for precision in fp32 tf32 fp16; do
-    "$bin"/streamparity build "$work/export/encoder.onnx" --out "$work/export/encoder.engine" --force \
-        --runtime "$runtime" "${target[@]}" --precision $precision --taps 'encoder.layers.?.conv' --taps 'encoder.layers.?.self_attn'
-    "$bin"/streamparity build "$work/export/decoder_joint.onnx" --out "$work/export/decoder_joint.engine" --force \
-        --runtime "$runtime" "${target[@]}"
-    run $precision --taps 'encoder.layers.?.conv' --taps 'encoder.layers.?.self_attn'
-    "$bin"/streamparity inspect "$work/export/encoder.engine" --json "$out/inspect-$precision.json" > /dev/null
+    step "build of $precision" build encoder "${target[@]}" --precision $precision "${taps[@]}" || continue
+    step "build of the decoder" build decoder_joint "${target[@]}" || continue
+    step $precision run $precision "${taps[@]}" || true
+    step "inspect of $precision" inspect "inspect-$precision" || true
 done
-rm "$work/export"/encoder.taps.engine*
-run fp16-cuda-graph -o cuda_graph=1 -o device=cuda-python
+rm -f "$work/export"/encoder.taps.engine*
+step fp16-cuda-graph run fp16-cuda-graph -o cuda_graph=1 -o device=cuda-python || true
 
 # Does this GPU run what was built ahead of time for another? Either answer is the finding.
-if [ "$runtime" = tensorrt_rtx ]; then
-    "$bin"/streamparity build "$work/export/encoder.onnx" --out "$work/export/encoder.engine" --force --runtime "$runtime" --target sm80
-    "$bin"/streamparity inspect "$work/export/encoder.engine" --json "$out/built-for-sm80.json" > /dev/null || true
+if [ "$runtime" = tensorrt_rtx ] && step "build for sm80" build encoder --target sm80; then
+    inspect built-for-sm80 || true
 fi
-ls -l $out
+
+tests() {
+    "$bin"/python -m pytest -m gpu -rs --junitxml "$out/gpu-tests.xml" tests 2>&1 | tee "$out/gpu-tests.log"
+}
+step "tests marked gpu" tests || true
+cp "$work/codes" "$out/exit-codes.txt"
+ls -l "$out"
+exit $worst

@@ -203,6 +203,8 @@ def _with_sources(made: Contract, published: Published) -> Contract:
     sources |= {f"/{name}": "nemo-default" for name in NEMO_DEFAULT}
     sources |= {f"/features/{name}": "example" for name in EXAMPLE_FEATURES if name not in published.features}
     sources |= {f"/{name}": "example" for name in published.example}
+    if published.streams is not None:
+        sources |= {f"/streaming/{name}": "published" for name in ("att_context_size", "chunk_size", "shift_size")}
     document = {key: value for key, value in encode(made).items() if key not in ("contexts", "producer")}
     sources |= dict.fromkeys(_nulls("", document), "unknown")
     return replace(made, sources={"": "published", **{name: sources[name] for name in sorted(sources)}})

@@ -156,6 +156,25 @@ def test_a_malformed_contract_is_refused_with_where_and_why(read, path, value, s
 
 
 @pytest.mark.parametrize(
+    ("path", "value", "says"),
+    [
+        (("streaming", "chunk_size"), [-9, -16], "/streaming/chunk_size is -9, not from 1"),
+        (("streaming", "chunk_size"), [9, 10**12], "/streaming/chunk_size is 1000000000000, not from 1"),
+        (("streaming", "shift_size"), [0, 0], "/streaming/shift_size is 0"),
+        (("streaming", "subsampling_factor"), 0, "/streaming/subsampling_factor is 0"),
+        (("features", "hop_samples"), 0, "/features/hop_samples is 0"),
+        (("features", "features"), 10**9, "/features/features is 1000000000"),
+    ],
+)
+def test_sizes_that_no_stream_has_are_refused(read, path, value, says):
+    with pytest.raises(StreamparityError) as refused:
+        read(changed(document(), path, value))
+    assert says in refused.value.message
+    assert "\n" not in refused.value.message + refused.value.hint
+    read(changed(document(), ("streaming", "chunk_size"), [1000, 10_000]))  # odd, and none of the reader's business
+
+
+@pytest.mark.parametrize(
     ("data", "says"),
     [
         (b"", "Expecting value"),
@@ -253,7 +272,11 @@ def described_engine(data: dict) -> dict:
         side: [{key: port[key] for key in ("name", "dtype", "shape")} for port in data["encoder"][side]]
         for side in ("inputs", "outputs")
     }
-    shapes = {"audio_signal": [[1, 128, 17], [1, 128, 121], [1, 128, 121]]}
+    shapes = {
+        "audio_signal": [[1, 128, 17], [1, 128, 121], [1, 128, 121]],
+        "cache_last_channel": [[1, 24, 70, 1024]] * 3,
+        "cache_last_time": [[1, 24, 1024, 8]] * 3,
+    }
     return {"schema": "streamparity.engine/1", **ports, "profiles": [{"name": "step", "shapes": shapes}]}
 
 

@@ -40,14 +40,22 @@ class Violation:
 
 
 def violations(
-    config: StreamingConfig, chunk: int, frames: int, before: Array | None, outputs: Mapping[str, Array]
+    config: StreamingConfig,
+    chunk: int,
+    frames: int,
+    before: Array | None,
+    outputs: Mapping[str, Array],
+    *,
+    drop: int,
+    last: bool,
 ) -> tuple[Violation, ...]:
     """Every invariant that one step breaks.
 
-    * ``encoded_lengths`` lies between 0 and what the tensor holds, and is not more than the frames that were fed make.
+    * ``encoded_lengths`` lies between 0 and what the tensor holds, and is not more than the new frames that were
+      fed make nor, but for the last chunk, than ``valid_out_len``.
     * ``cache_last_channel_next_len`` lies between 0 and the cache's slots, is not less than before, and has grown by no
-      more than the frames that were fed make. (A last chunk that makes fewer frames than ``cache_drop_size`` takes the
-      difference away: NeMo does so.)
+      more than the new frames that were fed make. (A last chunk that makes fewer frames than ``cache_drop_size`` takes
+      the difference away: NeMo does so.)
     * Every value in a valid region, and in a cache, is finite.
 
     Args:
@@ -56,22 +64,27 @@ def violations(
         frames: feature frames fed, history included.
         before: ``cache_last_channel_len`` as it was fed, ``[B]``; ``None`` where that is not known.
         outputs: output ports as ``out/NAME``.
+        drop: encoder frames of history that the step drops.
+        last: whether it is the stream's last.
     """
     found: list[Violation] = []
 
     def broken(code: str, tensor: str, message: str) -> None:
         found.append(Violation(chunk, code, tensor, message))
 
-    # Causal subsampling makes one frame of every 8 and one of what is left over; symmetric makes no more.
-    most = frames // config.subsampling_factor + 1
+    # Causal subsampling makes one frame of every 8 and one of what is left over; symmetric makes no more. Graphs may
+    # round otherwise, by one.
+    made = 1 + (frames - 1) // config.subsampling_factor - drop
+    most = max(made, 0) + 1
+    kept = most if last or config.valid_out_len <= 0 else min(most, config.valid_out_len)
     encoded = outputs[f"out/{LENGTH}"].reshape(-1)
     returned = outputs["out/outputs"].shape
-    held = returned[-1] if len(returned) == len(ENCODER_OUTPUTS["outputs"].axes) else most
-    if encoded.min(initial=0) < 0 or encoded.max(initial=0) > min(held, most):
+    held = returned[-1] if len(returned) == len(ENCODER_OUTPUTS["outputs"].axes) else kept
+    if encoded.min(initial=0) < 0 or encoded.max(initial=0) > min(held, kept):
         broken(
             "encoded-length",
             LENGTH,
-            f"{LENGTH} is {encoded.tolist()}: {frames} feature frames make at most {most} encoder frames, and the "
+            f"{LENGTH} is {encoded.tolist()}: {frames} feature frames give at most {kept} encoder frames, and the "
             f"output holds {held}",
         )
     after = outputs[f"out/{CACHE_LENGTH}"].reshape(-1)
@@ -80,8 +93,9 @@ def violations(
         broken("cache-length", CACHE_LENGTH, f"{CACHE_LENGTH} is {after.tolist()}; the cache has {slots} slots")
     elif before is not None and before.size == after.size:
         grown = after.astype(np.int64) - before.reshape(-1).astype(np.int64)
-        made = 1 + (frames - 1) // config.subsampling_factor - config.drop_extra_pre_encoded
-        if grown.min(initial=0) < min(0, made - config.cache_drop_size) or grown.max(initial=0) > most:
+        # A graph drops its history whatever the step asks for.
+        least = min(0, made - max(config.drop_extra_pre_encoded - drop, 0) - config.cache_drop_size)
+        if grown.min(initial=0) < least or grown.max(initial=0) > most:
             broken(
                 "cache-length",
                 CACHE_LENGTH,

@@ -106,7 +106,7 @@ def drive(
         tensors["in/audio_signal"], tensors["in/length"] = step.audio_signal, step.length
         tensors.update({f"in/{name}": array for name, array in fed.items()})
         frames, before = int(step.audio_signal.shape[-1]), fed.get("cache_last_channel_len")
-        broken = violations(manifest.streaming, index, frames, before, tensors)
+        broken = violations(manifest.streaming, index, frames, before, tensors, drop=chunk.drop, last=chunk.last)
         done = CandidateChunk(index, expected, tensors, step_ms, step_ms - runner.backend_ms, violations=broken)
         fed = {taken: tensors[f"out/{given}"] for given, taken in CACHE_FEEDBACK.items()}
         yield done

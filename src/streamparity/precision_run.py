@@ -36,13 +36,12 @@ def find_fp32_layers(
         StreamparityError: the backend cannot build its models anew, or the model fails in float32 too.
     """
     options = replace(options, allow_unmatched=(*options.allow_unmatched, "*"))
-    result = run(reference, options, progress, note)
     runner_class = backend(options.backend)
-    groups = groups_of(
-        runner_class.layers(options.model), [spec.label for spec in reference.manifest.tensors if spec.kind == "tap"]
-    )
+    layers = runner_class.layers(options.model)  # says that there is nothing to search before anything long is done
+    result = run(reference, options, progress, note)
     if result["verdict"] == "pass":
         return with_needed(result, Needed((), (), 1))
+    groups = groups_of(layers, [spec.label for spec in reference.manifest.tensors if spec.kind == "tap"])
     bare = replace(options, save=None, localize=False, repro=None)
     with TemporaryDirectory(prefix="streamparity-") as scratch:
 

@@ -7,7 +7,7 @@ from onnx import TensorProto, helper
 
 from plant_fault import zero_layer_cache
 
-from ..faults.edits import after, at_input, constant, find, multiply, named, producer, rewrite, value_of
+from ..faults.edits import after, at_input, constant, find, multiply, named, producer, rewrite, roll, value_of
 
 
 def constant_for(port, value):
@@ -191,7 +191,85 @@ def foreign_operator(model):
     del node.attribute[:]
 
 
+def always_two(model):
+    """Edges lead from the length to what is returned; the value does not care."""
+    numbers = [constant(model, f"planted_times_{value}", np.array(value)) for value in (0, 2)]
+    after(
+        model,
+        "encoded_lengths",
+        lambda old, new: [
+            helper.make_node("Mul", [old, numbers[0]], [f"{new}_none"], name="/planted/Mul_length"),
+            helper.make_node("Add", [f"{new}_none", numbers[1]], [new], name="/planted/Add_length"),
+        ],
+    )
+
+
+def layer_handed_on(port, taken, layer):
+    """One layer of an output cache is what it was in the input."""
+
+    def edit(model):
+        mask = np.zeros((1, 3, 1, 1), bool)
+        mask[:, layer] = True
+        where = constant(model, "planted_layer", mask)
+        after(
+            model, port, lambda old, new: [helper.make_node("Where", [where, taken, old], [new], name="/planted/Where")]
+        )
+
+    return edit
+
+
+def rolled(port, shift, axis):
+    return lambda model: after(model, port, roll(model, shift, axis))
+
+
+def reversed_along(port, axis):
+    def edit(model):
+        parts = [
+            constant(model, f"planted_{place}", np.array([at])) for place, at in enumerate((-1, -(2**62), axis, -1))
+        ]
+        after(model, port, lambda old, new: [helper.make_node("Slice", [old, *parts], [new], name="/planted/Slice")])
+
+    return edit
+
+
+def turned(*ports, order):
+    """Ports with their axes in another order; the graph within is as it was."""
+
+    def edit(model):
+        back = [order.index(axis) for axis in range(len(order))]
+        for value in [value for value in [*model.graph.input, *model.graph.output] if value.name in ports]:
+            dims = list(value.type.tensor_type.shape.dim)
+            copies = [type(dim)() for dim in dims]
+            for copy, axis in zip(copies, order, strict=True):
+                copy.CopyFrom(dims[axis])
+            del value.type.tensor_type.shape.dim[:]
+            value.type.tensor_type.shape.dim.extend(copies)
+            if value in model.graph.input:
+                at_input(model, value.name, _transpose(back))
+            else:
+                after(model, value.name, _transpose(order))
+
+    return edit
+
+
+def _transpose(order):
+    return lambda old, new: [helper.make_node("Transpose", [old], [new], perm=order, name=f"/planted/Turn_{new}")]
+
+
+CHANNEL, TIME = ("cache_last_channel", "cache_last_channel_next"), ("cache_last_time", "cache_last_time_next")
+
 EDITS = {
+    "lengths times zero": (always_two, "length-ignored"),
+    "one layer's channel cache handed on": (layer_handed_on(CHANNEL[1], CHANNEL[0], 1), "cache-not-updated"),
+    "one layer's time cache handed on": (layer_handed_on(TIME[1], TIME[0], 2), "cache-not-updated"),
+    "channel cache rolled on": (rolled(CHANNEL[1], 1, 2), "cache-misplaced"),
+    "channel cache rolled back": (rolled(CHANNEL[1], 69, 2), "cache-misplaced"),
+    "time cache rolled": (rolled(TIME[1], 1, 3), "cache-misplaced"),
+    "channel cache reversed": (reversed_along(CHANNEL[1], 2), "cache-misplaced"),
+    "time cache reversed": (reversed_along(TIME[1], 3), "cache-misplaced"),
+    "layers first": (turned(*CHANNEL, *TIME, order=[1, 0, 2, 3]), "port-axes"),
+    "outputs with time before features": (turned("outputs", order=[0, 2, 1]), "port-axes"),
+    "features with time before mel": (turned("audio_signal", order=[0, 2, 1]), "port-axes"),
     "channel cache folded": (constant_for("cache_last_channel", np.zeros((1, 3, 70, 64), np.float32)), "cache-unused"),
     "channel cache times zero": (ignored("cache_last_channel"), "cache-unused"),
     "time cache folded": (constant_for("cache_last_time", np.zeros((1, 3, 64, 8), np.float32)), "cache-unused"),

@@ -15,9 +15,13 @@ from streamparity.contract.check import STATELESS
 from streamparity.contract.derive import frame_grid
 from streamparity.contract.model import contract_schema
 from streamparity.contract.parts import Profile, ShapeRange, TensorRT
+from streamparity.contract_check import probe
 from streamparity.contract_check.targets import check
+from streamparity.errors import StreamparityError
 from streamparity.schedule import SCHEDULES, steps
 from streamparity.tensors import CACHE_FEEDBACK
+
+from .doctor_edits import always_two
 
 
 @pytest.fixture(scope="module")
@@ -272,3 +276,16 @@ def test_profiles_that_the_contract_promises(contract, engine):
     described["profiles"][0]["shapes"]["audio_signal"][0] = [1, 128, 30]
     found = set(disagreements(promising, engine(described)))
     assert found == {"tensorrt/profiles/step", "tensorrt/profiles/audio_signal"}
+
+
+def test_a_graph_that_returns_one_length_for_every_input_disagrees(contract, workshop):
+    edited = workshop.edited("contract: constant lengths", always_two)
+    found = disagreements(contract, edited / "encoder.onnx")
+    assert any(name.startswith("step/encoded_lengths of step 3") for name in found), found
+
+
+def test_inputs_that_no_graph_takes_are_not_made(contract, workshop):
+    caches = probe.empty_caches((1, 3, 70, 64), (1, 3, 64, 8))
+    with pytest.raises(StreamparityError, match="which no graph takes"):
+        probe.observe(workshop.export() / "encoder.onnx", 2**23, contract.streaming, caches, [2**23])
+    assert len(probe.observe(workshop.export() / "encoder.onnx", 128, contract.streaming, caches, [25])) == 1

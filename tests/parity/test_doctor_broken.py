@@ -20,7 +20,17 @@ from streamparity.inspection import InspectOptions, backends, inspect
 from streamparity.inspection import onnx as checks
 
 from ..faults.edits import after
-from .doctor_edits import EDITS, constant_for, dithered, foreign_operator, future, half_ports, training_dropout
+from .doctor_edits import (
+    EDITS,
+    constant_for,
+    dithered,
+    extents,
+    foreign_operator,
+    future,
+    half_ports,
+    rolled,
+    training_dropout,
+)
 from .test_doctor_sound import fixed_shapes
 
 
@@ -75,6 +85,23 @@ def test_the_layer_that_lost_its_cache_is_in_the_evidence(workshop):
 
 def test_a_change_of_numbers_is_no_business_of_the_doctors(workshop):
     assert findings(workshop.edited("doctor epsilon", layer_norm_epsilon("layers.1.norm_out", 1e-3))) == {}
+
+
+def test_what_turns_nothing_is_none_of_its_business_either(workshop):
+    """Caches rolled by all their slots, axes turned and turned back, a batch of one."""
+
+    def there_and_back(old, new):
+        return [
+            helper.make_node("Transpose", [old], ["planted_there"], perm=[0, 2, 1], name="/planted/There"),
+            helper.make_node("Transpose", ["planted_there"], [new], perm=[0, 2, 1], name="/planted/Back"),
+        ]
+
+    def edit(model):
+        rolled("cache_last_channel_next", 70, 2)(model)
+        after(model, "outputs", there_and_back)
+        extents(**dict.fromkeys(("audio_signal", "cache_last_channel", "cache_last_channel_next"), (0, 1)))(model)
+
+    assert findings(workshop.edited("doctor harmless turns", edit)) == {}
 
 
 def nemo_export(module, folder, change, **streaming):

@@ -15,11 +15,13 @@ from click.testing import CliRunner
 from streamparity.cli import cli
 from streamparity.contract import Contract
 from streamparity.contract.profiles import Profile
+from streamparity.contract_check.targets import check
 from streamparity.errors import Stateless, StreamparityError
 from streamparity.graph.onnx_cache import time_slots
 from streamparity.graph.onnx_graph import GraphPort, OnnxGraph
 from streamparity.inspection import inspect
 from streamparity.provenance import file_sha256
+from streamparity.tensorrt.admission import admit
 from streamparity.tensorrt.agreement import disagreements
 from streamparity.tensorrt.builder import build
 from streamparity.tensorrt.compile import CompileOptions, compile_network
@@ -67,11 +69,19 @@ def edited(export, folder, edit, contract=None):
     model = onnx.load(folder / "encoder.onnx")
     edit(model)
     onnx.save(model, folder / "encoder.onnx")
-    if contract is not None:
-        data = json.loads((folder / "contract.json").read_text())
-        contract(data)
-        (folder / "contract.json").write_text(json.dumps(data))
+    recontracted(folder, contract)
     return folder / "encoder.onnx"
+
+
+def recontracted(folder, change=None):
+    """The contract of a folder with the hashes of the graph there, and ``change``."""
+    data = json.loads((folder / "contract.json").read_text())
+    graph, weights = data["graphs"]["encoder.onnx"], folder / "encoder.onnx.data"
+    graph["sha256"] = file_sha256(folder / "encoder.onnx")
+    graph["weights_sha256"] = file_sha256(weights) if weights.exists() else None
+    if change is not None:
+        change(data)
+    (folder / "contract.json").write_text(json.dumps(data))
 
 
 def test_what_is_written_beside_an_engine_is_true(built, export):
@@ -86,7 +96,7 @@ def test_what_is_written_beside_an_engine_is_true(built, export):
     assert {port.name: port.dtype for port in metadata.inputs}["length"] == "int64"
     contract = Contract.read(export / "contract.json")
     assert metadata.model == {"id": contract.model.id, "sha256": contract.model.sha256}
-    assert disagreements(contract, built, metadata) == []
+    assert disagreements(contract, built) == []
 
 
 def test_inspect_reads_it_back_and_says_what_it_read(built):
@@ -144,7 +154,7 @@ def rewritten(built, folder, **changes):
     """A copy of an engine with other metadata beside it, and what disagrees with the contract there."""
     engine = copied(built, folder)
     write_engine(engine, engine.read_bytes(), replace(read_metadata(engine), **changes))
-    return disagreements(Contract.read(folder / "contract.json"), engine, read_metadata(engine))
+    return [each.sentence for each in disagreements(Contract.read(folder / "contract.json"), engine)]
 
 
 @pytest.mark.parametrize(
@@ -152,11 +162,11 @@ def rewritten(built, folder, **changes):
     [
         (
             lambda m: {"profiles": tuple(slots(p, "cache_last_channel", 2, 56) for p in m.profiles)},
-            "gives cache_last_channel 56 slots, the streaming configuration has 70",
+            "tensorrt/profiles/step/cache_last_channel/C is 56, the contract says 70",
         ),
         (
             lambda m: {"profiles": tuple(slots(p, "audio_signal", 2, 41) for p in m.profiles)},
-            "no profile takes a whole chunk of 25 feature frames",
+            "tensorrt/profiles/audio_signal is",
         ),
         (
             lambda m: {"outputs": tuple(p for p in m.outputs if p.name != "cache_last_channel_next")},
@@ -178,8 +188,30 @@ def test_a_cache_that_may_change_its_size_is_named(built, tmp_path):
     least, likeliest, _ = profile.shapes["cache_last_time"]
     grown = Profile("step", {**profile.shapes, "cache_last_time": (least, likeliest, (1, 3, 64, 16))})
     problems = rewritten(built, tmp_path / "engine", profiles=(grown,))
-    expected = "profile 0 (step) lets cache_last_time have [1, 3, 64, 8] to [1, 3, 64, 16]: a cache has one size"
-    assert problems == [expected]
+    assert [problem for problem in problems if "/cache_last_time/" in problem] == [
+        "tensorrt/profiles/step/cache_last_time/K is 8 to 16, the contract says 8"
+    ]
+    longer = Profile("step", {**profile.shapes, "cache_last_time": ((1, 3, 64, 16),) * 3})
+    problems = rewritten(built, tmp_path / "longer", profiles=(longer,))
+    assert "tensorrt/profiles/step/cache_last_time/K is 16, the contract says 8" in problems
+    engine = tmp_path / "longer" / built.name
+    assert {finding["code"] for finding in inspect(engine)["findings"]} == {"profile"}
+    assert any("tensorrt/profiles/audio_signal" in line for line in rewritten(built, tmp_path / "none", profiles=()))
+
+
+@pytest.mark.parametrize("batch", [(1, 1, 1), (1, 2, 4), (2, 2, 2)])
+def test_engines_without_a_tail_and_for_more_streams_are_sound(export, workshop, batch):
+    """Inspected, checked against the contract, and let in by the runner."""
+    out = export / f"batch-{batch[0]}-{batch[2]}.engine"
+    build(export / "encoder.onnx", quick(out, batch=batch))
+    assert inspect(out)["findings"] == []
+    contract = Contract.read(export / "contract.json")
+    checked = check(contract, out)
+    assert checked.ledger.disagreements == []
+    assert checked.notes == [
+        "no profile takes the shorter last chunk of a stream: what drives the engine has to pad it"
+    ]
+    assert admit(out, {}, workshop.reference().manifest.streaming).notes == ()
 
 
 def fix_cache(size):
@@ -228,8 +260,26 @@ def test_a_cache_fixed_at_the_right_size_is_built(export, tmp_path):
     graph = edited(export, tmp_path / "fixed", fix_cache(70), agree)
     out = tmp_path / "fixed" / "encoder.engine"
     build(graph, quick(out))
-    # The contract's hash of the graph is the unedited one's: that, and nothing else, is what it says.
-    assert [finding["code"] for finding in inspect(out)["findings"]] == ["contract"]
+    assert inspect(out)["findings"] == []
+
+
+def test_a_graph_of_which_the_contract_has_another_hash_is_not_built(export, tmp_path):
+    def other(contract):
+        contract["graphs"]["encoder.onnx"]["sha256"] = "0" * 64
+
+    graph = edited(export, tmp_path / "other", lambda model: None, other)
+    with pytest.raises(StreamparityError, match=r"encoder\.onnx is not the file that contract\.json was written for"):
+        build(graph, quick(tmp_path / "other" / "x.engine"))
+
+
+def test_an_engine_file_that_is_garbage_disagrees(built, tmp_path):
+    contract, engine = Contract.read(built.parent / "contract.json"), copied(built, tmp_path / "garbage")
+    assert check(contract, engine).ledger.disagreements == []
+    engine.write_bytes(b"garbage")
+    assert [each.name for each in check(contract, engine).ledger.disagreements] == ["engine/sha256"]
+    alone = check(contract, sidecar(engine))
+    assert alone.ledger.disagreements == []
+    assert alone.notes == ["the engine itself was not looked at: only what is written beside it"]
 
 
 def test_a_stateless_graph_is_not_built(export, tmp_path):
@@ -260,6 +310,18 @@ def test_a_profile_that_is_not_self_consistent_explains_itself_before_building(e
     with pytest.raises(StreamparityError, match="network is not self-consistent"):
         build(export / "encoder.onnx", quick(tmp_path / "x.engine", schedule="native"))
     assert not list(tmp_path.iterdir())
+
+
+def test_frames_of_the_native_first_chunk_that_are_lost_are_told(workshop, tmp_path):
+    """At a context whose first chunk is long enough for something to be left."""
+    folder = shutil.copytree(workshop.export((70, 6)), tmp_path / "long")
+    told = {}
+    for schedule in ("native", "padded"):
+        notes, out = [], folder / f"{schedule}.engine"
+        build(folder / "encoder.onnx", quick(out, schedule=schedule), note=notes.append)
+        found = [(finding["code"], finding["severity"]) for finding in inspect(out)["findings"]]
+        told[schedule] = (["drops 2 encoder frames" in note for note in notes], found)
+    assert told == {"native": ([True], [("first-chunk-dropped", "warning")]), "padded": ([], [])}
 
 
 def test_what_the_builder_finds_inconsistent_is_an_error_too(export):
@@ -331,8 +393,19 @@ def test_weights_in_an_external_file_are_found(export, tmp_path):
         location="encoder.onnx.data",
         size_threshold=0,
     )
-    (metadata,) = build(folder / "encoder.onnx", quick(folder / "encoder.engine", precision="fp16")).values()
-    assert metadata.source["weights_sha256"] == file_sha256(folder / "encoder.onnx.data")
+    recontracted(folder)
+    graph, weights, out = folder / "encoder.onnx", folder / "encoder.onnx.data", folder / "encoder.engine"
+    (metadata,) = build(graph, quick(out, precision="fp16")).values()
+    assert metadata.source["weights_sha256"] == file_sha256(weights)
+    contract = Contract.read(folder / "contract.json")
+    assert [check(contract, target).ledger.disagreements for target in (graph, out)] == [[], []]
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\0")
+    names = [each.name for each in check(contract, graph).ledger.disagreements]
+    assert names == ["graphs/encoder.onnx/weights_sha256"]
+    with pytest.raises(StreamparityError, match=r"encoder\.onnx\.data is not the file that"):
+        build(graph, quick(folder / "x.engine"))
+    write_engine(out, out.read_bytes(), replace(metadata, source={**metadata.source, "weights_sha256": "0" * 64}))
+    assert [each.name for each in check(contract, out).ledger.disagreements] == ["graphs/weights_sha256"]
 
 
 def test_the_convolution_cache_is_read_off_the_graph(export):

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
+from streamparity import precision_run
 from streamparity.comparison import TolerancePolicy
 from streamparity.demo import demo_audio, demo_recordings
 from streamparity.dump import DumpReader
@@ -259,7 +260,8 @@ def test_a_model_that_is_wrong_in_float32_too_is_not_searched_for_long(workshop,
         find_fp32_layers(reference, RunOptions("searchable", model))
 
 
-def test_a_backend_that_cannot_build_says_so(workshop):
+def test_a_backend_that_cannot_build_says_so_before_anything_is_run(workshop, monkeypatch):
+    monkeypatch.setattr(precision_run, "run", lambda *given: pytest.fail("the whole model was run first"))
     with pytest.raises(StreamparityError, match="backend ort cannot build its models anew"):
         find_fp32_layers(workshop.reference(), RunOptions("ort", workshop.export() / "encoder.onnx", limit=2))
 

@@ -115,6 +115,12 @@ def changed(engine):
     engine.write_bytes(engine.read_bytes()[:-8])
 
 
+def flat_profile(engine):
+    profiles = json.loads(sidecar(engine).read_text())["profiles"]
+    profiles[0]["shapes"]["cache_last_time"] = [[1]] * 3
+    rewritten(engine, profiles=profiles)
+
+
 @pytest.mark.parametrize(
     ("spoil", "kind", "expected"),
     [
@@ -126,16 +132,18 @@ def changed(engine):
             StreamparityError,
             "contract beside it disagree: model/sha256 is 0000",
         ),
-        (lambda e: rewritten(e, profiles=[]), StreamparityError, "no profile takes a whole chunk of 25"),
+        (lambda e: rewritten(e, profiles=[]), StreamparityError, "tensorrt/profiles/(step|audio_signal) is"),
         (
             lambda e: rewritten(e, streaming__valid_out_len=7),
             StreamparityError,
             "valid_out_len is 7, the contract says 2",
         ),
         (lambda e: rewritten(e, schema="streamparity.engine/9"), StreamparityError, "does not describe an engine"),
+        (lambda e: rewritten(e, precision="fp64"), StreamparityError, "precision 'fp64', not one of fp32"),
+        (flat_profile, StreamparityError, "shapes for cache_last_time that the port does not have"),
         (lambda e: sidecar(e).write_text("{"), StreamparityError, "does not describe an engine"),
     ],
-    ids=["file", "version", "runtime", "model", "profile", "streaming", "schema", "json"],
+    ids=["file", "version", "runtime", "model", "profile", "streaming", "schema", "precision", "rank", "json"],
 )
 def test_an_engine_that_does_not_fit_is_refused(engines, workshop, tmp_path, spoil, kind, expected):
     engine = copied(engines, tmp_path / "spoilt")

@@ -11,6 +11,8 @@ from .network import ContractPort
 from .profiles import Profile
 
 SCHEMA = "streamparity.engine/1"
+SUFFIXES = (".engine", ".plan", ".trt")
+OTHERS = (".onnx", ".nemo", ".json")  # whatever lies beside them
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class EngineSource:
     """What an engine or a graph was made from."""
 
     sha256: str | None = None
+    weights_sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Engine:
         model: the NeMo model behind that, where it is known.
         streaming: the configuration baked into it, where it is known.
         taps: inner tensors marked as outputs, by tap.
+        engine_sha256: of the engine file.
     """
 
     inputs: tuple[EnginePort, ...]
@@ -56,6 +60,7 @@ class Engine:
     model: EngineSource | None = None
     streaming: StreamingConfig | None = None
     taps: dict[str, str] = field(default_factory=dict)
+    engine_sha256: str | None = None
 
     @classmethod
     def read(cls, path: Path) -> Engine:
@@ -70,5 +75,7 @@ class Engine:
 
 
 def is_engine(path: Path) -> bool:
-    """Whether a path is an engine's, or that of the file beside it."""
-    return path.suffix == ".engine" or path.name.endswith(".engine.json")
+    """Whether a path is an engine's, by its name or by what lies beside it, or that of the file beside an engine."""
+    named = path.with_suffix("") if path.suffix == ".json" else path
+    described = path.suffix not in OTHERS and path.with_name(f"{path.name}.json").is_file()
+    return named.suffix in SUFFIXES or described

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ..errors import StreamparityError
 from ..schedule import Schedule, StreamingConfig
 from .codec import encode, read, text
 from .json_schema import schema
@@ -18,6 +19,7 @@ from .parts import ContractTolerance, Decoding, Features, Graph, Model, Producer
 
 SCHEMA = "streamparity.contract/1"
 CONTRACT = "contract.json"
+LARGEST_SIZE = 2**24  # frames, samples or bands: a chunk of that many frames is two days of speech
 
 Origin = Literal["file", "nemo-default", "published", "example", "computed", "unknown"]
 
@@ -94,7 +96,31 @@ class Contract:
             StreamparityError: not there, not JSON, another schema, or a field of the wrong kind.
         """
         hint = "write it again with `streamparity contract write` or `export`, or move it away"
-        return read(cls, path, SCHEMA, "a contract", hint, {"streaming/schedule": "padded"})
+        contract = read(cls, path, SCHEMA, "a contract", hint, {"streaming/schedule": "padded"})
+        wrong = contract._senseless()
+        if wrong is not None:
+            raise StreamparityError(f"{path} is not a contract that can be read: {wrong}", hint)
+        return contract
+
+    def _senseless(self) -> str | None:
+        """A size that no stream and no features can have, with what it should be."""
+        streaming, features = self.streaming, self.features
+        least = {
+            "streaming/chunk_size": (1, streaming.chunk_size),
+            "streaming/shift_size": (1, streaming.shift_size),
+            "streaming/pre_encode_cache_size": (0, streaming.pre_encode_cache_size),
+            "streaming/sampling_frames": (0, streaming.sampling_frames),
+            "streaming/subsampling_factor": (1, (streaming.subsampling_factor,)),
+            "features/sample_rate": (1, (features.sample_rate,)),
+            "features/hop_samples": (1, (features.hop_samples,)),
+            "features/window_samples": (1, (features.window_samples,)),
+            "features/features": (1, (features.features,)),
+        }
+        for name, (low, sizes) in least.items():
+            for size in sizes:
+                if size is not None and not low <= size <= LARGEST_SIZE:
+                    return f"/{name} is {size}, not from {low} to {LARGEST_SIZE}"
+        return None
 
 
 def contract_schema() -> Mapping[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..contract import derive
-from ..contract.check import Ledger
+from ..contract.check import MISSING, Ledger
 from ..contract.file_ports import check_file_ports, part_of
 from ..contract.model import Contract
 from ..contract.network import ContractPort, Encoder
@@ -22,7 +22,12 @@ def check_onnx(contract: Contract, target: Path, ledger: Ledger, notes: list[str
         for group in (file.inputs, file.outputs)
     )
     if target.name in contract.graphs:
-        ledger.compare(f"graphs/{target.name}/sha256", contract.graphs[target.name].sha256, file_sha256(target))
+        promised = contract.graphs[target.name]
+        ledger.compare(f"graphs/{target.name}/sha256", promised.sha256, file_sha256(target))
+        weights = target.with_name(f"{target.name}.data")
+        if promised.weights_sha256 is not None:
+            there = file_sha256(weights) if weights.is_file() else MISSING
+            ledger.compare(f"graphs/{target.name}/weights_sha256", promised.weights_sha256, there)
     fit = check_file_ports(contract, target.name, inputs, outputs, ledger, notes)
     if contract.encoder is None or part_of(inputs, outputs) != "encoder":
         return
@@ -33,7 +38,7 @@ def check_onnx(contract: Contract, target: Path, ledger: Ledger, notes: list[str
 
 
 def _check_steps(contract: Contract, encoder: Encoder, target: Path, ledger: Ledger, notes: list[str]) -> None:
-    """Run the graph from empty caches: twice what a chunk brings, then more than any chunk."""
+    """Run the graph from empty caches: twice what a chunk brings, then more than any chunk, then the least."""
     from . import probe
 
     mels, config = contract.features.features, contract.streaming
@@ -41,7 +46,8 @@ def _check_steps(contract: Contract, encoder: Encoder, target: Path, ledger: Led
         notes.append(f"{target.name} was not run: the contract does not know how many mel bands it takes")
         return
     caches = probe.empty_caches(*derive.cache_shapes(encoder, config))
-    inputs = [config.input_frames, config.input_frames, config.input_frames + probe.LONG_INPUT]
+    shortest = config.pre_encode_cache_size[1] + config.sampling_frames[1]
+    inputs = [config.input_frames, config.input_frames, config.input_frames + probe.LONG_INPUT, shortest]
     try:
         seen = probe.observe(target, mels, config, caches, inputs)
     except BackendMissing as missing:

@@ -66,8 +66,13 @@ def observe(
 
     Raises:
         BackendMissing: onnxruntime is not there.
-        StreamparityError: it refuses the graph.
+        StreamparityError: it refuses the graph, or no graph takes inputs of this size.
     """
+    if mels * max(inputs) > LARGEST_CACHE:
+        raise StreamparityError(
+            f"the contract promises chunks of {max(inputs)} frames of {mels} mel bands, which no graph takes",
+            "write it again with `streamparity contract write`",
+        )
     runner = OrtRunner.open(encoder, RunnerOptions())
     runner.set_caches(caches)
     random = np.random.default_rng(0)

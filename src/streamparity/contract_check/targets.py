@@ -9,12 +9,13 @@ from typing import Any
 
 from ..contract import derive
 from ..contract.check import MISSING, Ledger, check_contract, check_streaming
-from ..contract.engine import is_engine
+from ..contract.engine import Engine, is_engine
 from ..contract.engine_check import check_engine
 from ..contract.model import CONTRACT, Contract
 from ..contract.network import Encoder
 from ..dump import DumpReader, is_dump
 from ..errors import StreamparityError
+from ..provenance import file_sha256
 from ..schedule import StreamingConfig
 from .graphs import check_onnx
 
@@ -82,7 +83,7 @@ def _reader(target: Path) -> tuple[str, Compare]:
             "give a .nemo, .onnx, .engine, contract, export or dump",
         )
     if is_engine(target):
-        return "engine", check_engine
+        return "engine", _check_engine
     readers: dict[str, tuple[str, Compare]] = {
         ".nemo": ("nemo", _check_nemo),
         ".onnx": ("onnx", check_onnx),
@@ -91,6 +92,17 @@ def _reader(target: Path) -> tuple[str, Compare]:
     if target.suffix not in readers:
         raise StreamparityError(f"{target} is of no known kind", "give a .nemo, .onnx, .engine, contract or dump")
     return readers[target.suffix]
+
+
+def _check_engine(contract: Contract, target: Path, ledger: Ledger, notes: list[str]) -> None:
+    check_engine(contract, target, ledger, notes)
+    described = Engine.read(target).engine_sha256
+    if target.suffix == ".json":
+        notes.append("the engine itself was not looked at: only what is written beside it")
+    elif described is None:
+        notes.append(f"nothing says which file was described: {target.name} may be another")
+    else:
+        ledger.compare("engine/sha256", described, file_sha256(target))
 
 
 def _check_document(contract: Contract, target: Path, ledger: Ledger, notes: list[str]) -> None:

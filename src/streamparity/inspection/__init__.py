@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..contract.engine import is_engine
 from ..dump import is_dump
 from ..errors import StreamparityError
 from .dump import inspect_dump
-from .engine import inspect_engine, is_engine
+from .engine import inspect_engine
 from .finding import SCHEMA, Finding, InspectOptions, Report
 from .nemo import inspect_nemo
 from .onnx import inspect_onnx
@@ -39,7 +40,8 @@ def inspect(path: Path, options: InspectOptions | None = None) -> dict[str, Any]
         path = path / "encoder.onnx"
     if not path.is_file():
         raise StreamparityError(f"{path} is neither a file, an export nor a dump", "give a .nemo, an .onnx or a dump")
-    reader = inspect_engine if is_engine(path) else READERS.get(path.suffix)
+    engine = is_engine(path) and path.suffix != ".json"
+    reader = inspect_engine if engine else READERS.get(path.suffix)
     if reader is None:
         raise StreamparityError(f"{path} is of no known kind", "give a .nemo, an .onnx, an .engine or a dump folder")
     return reader(path, options or InspectOptions()).to_json()

@@ -14,6 +14,7 @@ from .sessions import Session, zeros
 from .subject import EncoderSubject
 
 CACHES = ("cache_last_channel", "cache_last_time")
+SLOT_AXES = (2, 3)  # axis C of the one, K of the other
 LENGTH = "cache_last_channel_len"
 USUAL_TIME_SLOTS = (8, 4, 30, 15)  # kernels of 9 and 31, causal and symmetric
 SEED = 0
@@ -84,14 +85,19 @@ class Behaviour:
 
 def _usual_time_slots(subject: EncoderSubject) -> list[int]:
     """Extents of ``cache_last_time`` to try: what the graph's depthwise convolutions need, causal, then symmetric."""
+    wanted = [size for kernel in _kernels(subject) for size in (kernel - 1, (kernel - 1) // 2)]
+    return list(dict.fromkeys([*wanted, *USUAL_TIME_SLOTS]))
+
+
+def _kernels(subject: EncoderSubject) -> list[int]:
+    """Sizes of the graph's depthwise convolutions."""
     kernels = [
         int(item.ints[0])
         for node in subject.graph.proto.graph.node
         for item in node.attribute
         if node.op_type == "Conv" and item.name == "kernel_shape" and len(item.ints) == 1 and item.ints[0] > 1
     ]
-    wanted = [size for kernel in dict.fromkeys(kernels) for size in (kernel - 1, (kernel - 1) // 2)]
-    return list(dict.fromkeys([*wanted, *USUAL_TIME_SLOTS]))
+    return list(dict.fromkeys(kernels))
 
 
 def step_findings(behaviour: Behaviour) -> Iterator[Finding]:
@@ -169,16 +175,61 @@ def dependence_findings(subject: EncoderSubject, behaviour: Behaviour) -> Iterat
                 "export again; an optimiser or an edit has cut the layer off from its cache",
             )
     yield from _length_findings(subject, given, moved)
-    heard = moved(audio_signal=behaviour.noise(given["audio_signal"]))
+    heard = behaviour.run({**given, "audio_signal": behaviour.noise(given["audio_signal"])})
     for port in (RETURNED[taken] for taken in CACHES):
-        if port not in heard:
+        deaf = _unchanged_layers(usual[port], heard[port])
+        if deaf:
+            every = len(deaf) == behaviour.layers
             yield Finding(
                 "cache-not-updated",
                 "error",
-                f"{port} does not depend on the features: what was heard is not remembered",
-                {"port": port},
+                f"{port} {'' if every else 'of layer ' + ', '.join(map(str, deaf)) + ' '}does not depend on the "
+                "features: what was heard is not remembered",
+                {"port": port, "layers": deaf},
                 "export again with cache support; the graph must return its caches with the new frames in them",
             )
+
+
+def _unchanged_layers(one: Array, other: Array) -> list[int]:
+    """Layers of a cache ``[B, L, ...]`` that are bit by bit the same."""
+    return [layer for layer in range(one.shape[1]) if np.array_equal(one[:, layer], other[:, layer], equal_nan=True)]
+
+
+def place_findings(subject: EncoderSubject, behaviour: Behaviour) -> Iterator[Finding]:
+    """New frames elsewhere than in the newest slots of a cache that was empty: the last ``next_len`` of it.
+
+    A symmetric convolution's cache is left out: NeMo keeps of its look-ahead there what ``next_len`` does not count.
+    """
+    if subject.outputs[RETURNED[LENGTH]] not in subject.flow.reached(subject.inputs[LENGTH]):
+        return  # a constant, which says nothing of the caches
+    causal = behaviour.empty["cache_last_time"].shape[3] + 1 in _kernels(subject)
+    filled = int(behaviour.first[RETURNED[LENGTH]].reshape(-1)[0])
+    for taken, axis in zip(CACHES, SLOT_AXES, strict=True):
+        port = RETURNED[taken]
+        cache = behaviour.first[port]
+        if taken == "cache_last_time" and not causal:
+            continue
+        if filled <= 0 or cache.shape != behaviour.empty[taken].shape:
+            continue  # which is another finding
+        slots = np.moveaxis(cache != 0, axis, -1)
+        held = slots.any(axis=tuple(range(2, slots.ndim - 1)))[0]  # layer, slot
+        new = np.arange(held.shape[1]) >= held.shape[1] - filled
+        # A layer that holds nothing at all does not listen: that is another finding too.
+        wrong = [layer for layer, row in enumerate(held) if row.any() and not np.array_equal(row, new)]
+        if wrong:
+            yield Finding(
+                "cache-misplaced",
+                "error",
+                f"{port} holds the new frames in slots {_span(held[wrong[0]])} of {len(new)} after a first step, "
+                f"not in the last {min(filled, len(new))} that its length speaks of",
+                {"port": port, "layers": wrong, "slots": np.flatnonzero(held[wrong[0]]).tolist(), "length": filled},
+                "return the caches oldest frame first, the newest in the last slot, as NeMo does",
+            )
+
+
+def _span(held: Array) -> str:
+    places = np.flatnonzero(held)
+    return f"{places[0]} to {places[-1]}"
 
 
 def _length_findings(subject: EncoderSubject, given: Mapping[str, Array], moved: Any) -> Iterator[Finding]:

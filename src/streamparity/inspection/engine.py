@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from ..contract import CONTRACT, Contract
+from ..contract.check import Disagreement, Ledger, shown
+from ..contract.engine_profiles import PROFILES, check_profiles, dropped_at_first
 from ..contract.profiles import Profile
 from ..errors import BackendMissing, StreamparityError
 from ..graph.onnx_graph import STATELESS_HINT
-from ..tensorrt.agreement import disagreements, profile_problems, stateless_ports
+from ..tensorrt.agreement import disagreements, stateless_ports
 from ..tensorrt.device import open_device
 from ..tensorrt.engine import Engine
 from ..tensorrt.metadata import SUFFIXES, EngineMetadata, check_file, differences, read_metadata, sidecar
@@ -17,11 +19,6 @@ from ..tensorrt.module import load_module
 from .finding import Finding, InspectOptions, Report, has_error
 
 REBUILD = "build it again from the export: streamparity build"
-
-
-def is_engine(path: Path) -> bool:
-    """Whether a file is an engine, by its name or by what lies beside it."""
-    return path.suffix in SUFFIXES or sidecar(path).is_file()
 
 
 def inspect_engine(path: Path, options: InspectOptions) -> Report:
@@ -54,7 +51,11 @@ def inspect_engine(path: Path, options: InspectOptions) -> Report:
         message = "the engine lacks ports that carry state: it forgets everything between chunks and repeats itself"
         findings.append(Finding("stateless-export", "error", message, {"missing": missing}, STATELESS_HINT))
     elif known.role == "encoder":
-        findings += _of_the_stream(path, known)
+        findings += _of_the_stream(path, written, known)
+        lost = None if known.streaming is None else dropped_at_first(known.streaming, known.profiles)
+        if lost is not None:
+            fix = "build with --schedule padded and put zeros in front of the first chunk"
+            findings.append(Finding("first-chunk-dropped", "warning", lost, {}, fix))
     findings += _of_the_build(known)
     ports = [
         {"name": port.name, "direction": direction, "dtype": port.dtype, "shape": list(port.shape)}
@@ -94,22 +95,25 @@ def _what_was_read(written: EngineMetadata | None, read: EngineMetadata | None, 
     return "what build wrote beside it and the engine itself, which " + ("disagree" if wrong else "agree")
 
 
-def _of_the_stream(path: Path, known: EngineMetadata) -> list[Finding]:
+def _of_the_stream(path: Path, written: EngineMetadata | None, known: EngineMetadata) -> list[Finding]:
     """Whether profiles and contract let it be driven."""
-    contract_path, findings = path.parent / CONTRACT, []
-    if known.streaming is not None:
-        names = [port.name for port in known.inputs]
-        lines = profile_problems(known.streaming, known.profiles, names)
-        findings = [Finding("profile", "error", line, {}, REBUILD) for line in lines]
-    if contract_path.is_file():
+    contract_path = path.parent / CONTRACT
+    if written is not None and contract_path.is_file():
         contract = Contract.read(contract_path)
-        if known.source.get("file") in contract.graphs or (known.source and not contract.graphs):
-            said = {finding.message for finding in findings}
-            lines = [line for line in disagreements(contract, path, known) if line not in said]
-            findings += [
-                Finding("contract", "error", line, {"contract": str(contract_path)}, REBUILD) for line in lines
-            ]
-    return findings
+        if written.source.get("file") in contract.graphs or (written.source and not contract.graphs):
+            return [_disagreeing(each, str(contract_path)) for each in disagreements(contract, path)]
+    if known.streaming is None:
+        return []
+    ledger = Ledger()
+    check_profiles(known.streaming, known.profiles, [port.name for port in known.inputs], ledger)
+    return [_disagreeing(each, "the engine's own streaming configuration") for each in ledger.disagreements]
+
+
+def _disagreeing(found: Disagreement, where: str) -> Finding:
+    seen, evidence = f"{found.name} is {shown(found.target)}", {"contract": where}
+    if found.name.startswith(PROFILES):
+        return Finding("profile", "error", f"{seen}, the stream needs {shown(found.contract)}", evidence, REBUILD)
+    return Finding("contract", "error", f"{seen}, the contract says {shown(found.contract)}", evidence, REBUILD)
 
 
 def _of_the_build(known: EngineMetadata) -> list[Finding]:

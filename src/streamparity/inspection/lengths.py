@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from ..errors import StepFailed
 from ..schedule import StreamingConfig
@@ -33,6 +34,39 @@ def assumed_config(subject: EncoderSubject, baked: Baked) -> StreamingConfig | N
         valid_out_len=baked.valid_out,
         last_channel_cache_size=baked.slots,
         subsampling_factor=factor,
+    )
+
+
+def ignored_length_findings(subject: EncoderSubject) -> Iterator[Finding]:
+    """``encoded_lengths`` to which no edge leads from ``length``."""
+    if not _length_leads_on(subject):
+        yield _ignored({"reached": False})
+
+
+def constant_length_findings(
+    subject: EncoderSubject, arithmetic: Arithmetic, baked: Baked, frames: int
+) -> Iterator[Finding]:
+    """``encoded_lengths`` that is the same for one valid feature frame and for a whole chunk of ``frames``."""
+    if not _length_leads_on(subject):
+        return
+    frames = subject.extent("audio_signal", 2) or frames
+    short, whole = arithmetic.encoded(1, frames), arithmetic.encoded(frames, frames)
+    # Where nothing is dropped and one frame kept, a single feature frame makes as many as a whole chunk.
+    if short == whole and not (short == 1 and not baked.drop):
+        yield _ignored({"reached": True, "frames": [1, frames], "encoder_frames": [short, whole]})
+
+
+def _length_leads_on(subject: EncoderSubject) -> bool:
+    return subject.outputs["encoded_lengths"] in subject.flow.reached(subject.inputs["length"])
+
+
+def _ignored(evidence: dict[str, Any]) -> Finding:
+    return Finding(
+        "length-ignored",
+        "error",
+        "encoded_lengths does not depend on `length`: a short last chunk is taken for a whole one",
+        evidence,
+        "trace the export with the length as an input, not as a Python number; streamparity export does",
     )
 
 

@@ -23,13 +23,13 @@ from ..tensors import (
 )
 from .arithmetic import Arithmetic, Baked
 from .backends import load_findings, ort_finding, tensorrt_findings
-from .behaviour import Behaviour, dependence_findings, step_findings, unreached_findings
+from .behaviour import Behaviour, dependence_findings, place_findings, step_findings, unreached_findings
 from .context import MaskContext, context_findings, mask_context
 from .features import normalisation_findings
 from .finding import Finding, InspectOptions, Report, has_error
-from .lengths import assumed_config, length_findings
+from .lengths import assumed_config, constant_length_findings, ignored_length_findings, length_findings
 from .operators import damage_findings, log_softmax_findings, training_findings
-from .ports import feedback_findings, half_findings, size_findings, stateless_findings
+from .ports import axis_findings, feedback_findings, half_findings, size_findings, stateless_findings
 from .subject import EncoderSubject, promise_beside
 from .weights import weight_findings
 
@@ -105,10 +105,13 @@ def _encoder_findings(
     promise, findings = promise_beside(graph.path)
     findings += normalisation_findings(promise.normalize)
     subject = EncoderSubject(graph, inputs, outputs, promise, options)
+    turned = _checked(("axes", lambda: axis_findings(subject)))
+    if turned:
+        return findings + turned  # whatever else is asked would be asked of other axes
     findings += _checked(
         ("feedback", lambda: feedback_findings(subject)),
         ("edges", lambda: unreached_findings(subject)),
-        ("length input", lambda: _ignored_length(subject)),
+        ("length input", lambda: ignored_length_findings(subject)),
         ("tensorrt", lambda: tensorrt_findings(graph) if whole and options.backend == "trt" else []),
     )
     if whole:
@@ -128,7 +131,9 @@ def _run_findings(subject: EncoderSubject, summary: dict[str, Any], flawed: bool
     summary |= _baked_summary(baked, mask)
     config = assumed_config(subject, baked)
     frames = baked.chunk_frames() if config is None else config.pre_encode_cache_size[1] + config.chunk_size[1]
-    findings = _checked(
+    ignored = _checked(("length input", lambda: constant_length_findings(subject, arithmetic, baked, frames)))
+    flawed = flawed or bool(ignored)
+    findings = ignored + _checked(
         ("sizes", lambda: size_findings(subject, baked)),
         ("context", lambda: context_findings(subject, baked, mask)),
         ("lengths", lambda: [] if flawed or config is None else length_findings(subject, arithmetic, baked, config)),
@@ -145,7 +150,14 @@ def _run_findings(subject: EncoderSubject, summary: dict[str, Any], flawed: bool
     steps = _checked(("steps", lambda: step_findings(behaviour)))
     if any(finding.code == "not-finite" for finding in steps):
         return findings + steps  # nothing can be seen to move among values that are not numbers
-    return findings + steps + _checked(("dependence", lambda: dependence_findings(subject, behaviour)))
+    return (
+        findings
+        + steps
+        + _checked(
+            ("places", lambda: place_findings(subject, behaviour)),
+            ("dependence", lambda: dependence_findings(subject, behaviour)),
+        )
+    )
 
 
 def _checked(*checks: tuple[str, Check]) -> list[Finding]:
@@ -167,20 +179,6 @@ def _checked(*checks: tuple[str, Check]) -> list[Finding]:
                 )
             )
     return findings
-
-
-def _ignored_length(subject: EncoderSubject) -> list[Finding]:
-    if subject.outputs["encoded_lengths"] in subject.flow.reached(subject.inputs["length"]):
-        return []
-    return [
-        Finding(
-            "length-ignored",
-            "error",
-            "encoded_lengths does not depend on `length`: a short last chunk is taken for a whole one",
-            {"reached": False},
-            "trace the export with the length as an input, not as a Python number; streamparity export does",
-        )
-    ]
 
 
 def _cannot_run(failure: StepFailed, frames: int, slots: int) -> Finding:

@@ -6,13 +6,24 @@ from collections.abc import Iterator, Mapping
 
 from ..errors import first_line
 from ..graph.onnx_graph import STATELESS_HINT, GraphPort, OnnxGraph, missing_ports
-from ..tensors import CACHE_FEEDBACK
+from ..tensors import CACHE_FEEDBACK, ENCODER_INPUTS, ENCODER_OUTPUTS
 from .arithmetic import Baked
 from .finding import Finding
 from .subject import EncoderSubject
 
 LENGTH = "cache_last_channel_len"
 LENGTH_NEXT = "cache_last_channel_next_len"
+PORTS = ENCODER_INPUTS | ENCODER_OUTPUTS
+WIDTHS = (("cache_last_channel", 3), ("cache_last_time", 2))  # axis D
+# Ports with the place of an axis that weights fix and of one that they do not, with which it is mixed up.
+WEIGHED = (
+    ("audio_signal", 1, 2),
+    ("cache_last_channel", 1, 0),
+    ("cache_last_time", 1, 0),
+    ("outputs", 1, 2),
+    ("cache_last_channel_next", 1, 0),
+    ("cache_last_time_next", 1, 0),
+)
 HALVES = ("float16", "bfloat16")
 
 
@@ -30,6 +41,34 @@ def stateless_findings(inputs: Mapping[str, str], outputs: Mapping[str, str]) ->
             STATELESS_HINT,
         )
     ]
+
+
+def axis_findings(subject: EncoderSubject) -> Iterator[Finding]:
+    """Ports whose axes come in another order, by the extents that are fixed.
+
+    Weights fix the layers L, the width D and the mel bands; batch and time are open, or of one stream and one chunk.
+    """
+    width = next((size for size in (subject.extent(*place) for place in WIDTHS) if size is not None), None)
+    batches = [subject.extent(port, 0) for port in ("length", LENGTH)]
+    for port, place, free in WEIGHED:
+        axes, shape = PORTS[port].axes, subject.ports[port].shape
+        if len(shape) != len(axes):
+            wrong = True
+        elif port == "outputs":
+            wrong = width is not None and subject.extent(port, free) == width != subject.extent(port, place)
+        else:
+            given, open_one = subject.extent(port, place), subject.extent(port, free)
+            wrong = given is None and open_one is not None and open_one > 1
+            if axes[free] == "B" and open_one is not None:
+                wrong |= any(batch not in (None, open_one) for batch in batches)
+        if wrong:
+            yield Finding(
+                "port-axes",
+                "error",
+                f"{port} is of shape {list(shape)}: its axes are not {', '.join(axes)}",
+                {"port": port, "shape": list(shape), "axes": list(axes)},
+                "export the encoder's forward_for_export, which puts the batch first, then features, then time",
+            )
 
 
 def feedback_findings(subject: EncoderSubject) -> Iterator[Finding]:

@@ -81,7 +81,7 @@ def _check_agreement(path: Path, metadata: EngineMetadata, streaming: StreamingC
     if contract_path.is_file():
         contract = Contract.read(contract_path)
         if metadata.source.get("file") in contract.graphs or not contract.graphs:
-            problems = disagreements(contract, path, metadata)
+            problems = [each.sentence for each in disagreements(contract, path)]
         else:
             notes.append(
                 f"{contract_path} does not speak of {metadata.source.get('file')}, which the engine was built from"

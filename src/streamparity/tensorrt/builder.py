@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..contract.engine_profiles import dropped_at_first
 from ..errors import StreamparityError
 from ..progress import Note, Progress, no_note, no_progress
 from ..provenance import file_sha256, versions
@@ -62,6 +63,9 @@ def build(
     proto, kept = subject.in_precision(options)
     if kept:
         note(f"{kept} layers stay in float32")
+    lost = dropped_at_first(subject.contract.streaming, subject.profiles)
+    if lost is not None:
+        note(f"{lost}; --schedule padded loses nothing")
     compiling = CompileOptions(options.precision == "tf32", targets, current and module.is_rtx, options.timing_cache)
     written = {}
     for path in wanted:

@@ -98,8 +98,10 @@ class EngineMetadata:
         """Inverse of :meth:`to_json`. Raises ``KeyError``, ``TypeError`` or ``ValueError`` on anything else."""
         if data["schema"] != SCHEMA:
             raise ValueError(f"schema {data['schema']!r}, not {SCHEMA!r}")
+        if data["precision"] is not None and data["precision"] not in PRECISIONS:
+            raise ValueError(f"precision {data['precision']!r}, not one of {', '.join(PRECISIONS)}")
         streaming = data["streaming"]
-        return cls(
+        made = cls(
             runtime=str(data["builder"]["runtime"]),
             version=str(data["builder"]["version"]),
             targets=tuple(map(str, data["builder"]["targets"])),
@@ -120,6 +122,12 @@ class EngineMetadata:
             producer=dict(data["producer"]),
             engine_sha256=data["engine_sha256"],
         )
+        ranks = {port.name: len(port.shape) for port in made.inputs}
+        for profile in made.profiles:
+            for name, three in profile.shapes.items():
+                if {len(shape) for shape in three} != {ranks.get(name)}:
+                    raise ValueError(f"profile {profile.name} has shapes for {name} that the port does not have")
+        return made
 
     @property
     def ports(self) -> dict[str, tuple[str, tuple[int | str | None, ...]]]:

@@ -11,8 +11,6 @@ from ..errors import BackendMissing, StreamparityError
 from ..graph.onnx_graph import GraphPort, module_path
 from .module import Log, TrtModule
 
-NO_DRIVER = ("driver version is insufficient", "no CUDA-capable device", "CUDA initialization failure")
-
 
 @dataclass
 class Network:

@@ -14,6 +14,7 @@ from ..dump import DumpReader
 from ..errors import Stateless, StreamparityError, first_of
 from ..graph.onnx_cache import time_slots
 from ..graph.onnx_graph import STATELESS_HINT, OnnxGraph, missing_ports, module_path
+from ..provenance import file_sha256
 from ..reference.taps import BLOCK_LEVEL
 from ..tensors import DECODER_INPUTS, ENCODER_INPUTS, ENCODER_OUTPUTS, canonical_names
 from .metadata import PRECISIONS
@@ -52,7 +53,21 @@ class Subject:
                 f"{path.name} does not keep its contract: {first_of(problems)}",
                 "export again, or name the contract that belongs to it with --contract",
             )
+        self._check_hashes(path)
         self.profiles = self._profiles(inputs, options)
+
+    def _check_hashes(self, path: Path) -> None:
+        """Refuse a graph or weights that are not the files that the contract was written for."""
+        promised, weights = self.contract.graphs.get(path.name), path.with_name(f"{path.name}.data")
+        if promised is None:
+            return
+        for file, expected in ((path, promised.sha256), (weights, promised.weights_sha256)):
+            if expected is not None and (not file.is_file() or file_sha256(file) != expected):
+                raise StreamparityError(
+                    f"{file.name} is not the file that {self.contract_path.name} was written for (its SHA-256 is "
+                    "another)",
+                    "export again, or name the contract that belongs to it with --contract",
+                )
 
     def _profiles(self, inputs: Mapping[str, Any], options: BuildOptions) -> tuple[Profile, ...]:
         if self.role == "decoder_joint":
