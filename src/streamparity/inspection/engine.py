@@ -14,7 +14,7 @@ from ..graph.onnx_graph import STATELESS_HINT
 from ..tensorrt.agreement import disagreements, stateless_ports
 from ..tensorrt.device import open_device
 from ..tensorrt.engine import Engine
-from ..tensorrt.metadata import SUFFIXES, EngineMetadata, check_file, differences, read_metadata, sidecar
+from ..tensorrt.metadata import EngineMetadata, check_file, differences, read_metadata, sidecar
 from ..tensorrt.module import load_module
 from .finding import Finding, InspectOptions, Report, has_error
 
