@@ -53,7 +53,8 @@ def _outcome(bench: Bench, planted: Planted) -> Iterator[dict[str, Array] | None
         if isinstance(done, ChunkFailure):
             yield None
             return
-        scored = {spec.name: array for spec, array in decoder.chunk(done.tensors)}
+        described, _ = decoder.chunk(done.tensors)
+        scored = {spec.name: array for spec, array in described}
         yield {name: array for name, array in done.tensors.items() if name.startswith("out/")} | scored
 
 
