@@ -47,6 +47,14 @@ def _settings(_ctx: click.Context, _param: click.Parameter, values: tuple[str, .
 backend_settings = click.option(
     "-o", "--option", "settings", multiple=True, metavar="KEY=VALUE", callback=_settings, help="Backend option."
 )
+mode_option = click.option(
+    "--mode",
+    type=click.Choice(["closed-loop", "functional"]),
+    default="closed-loop",
+    show_default=True,
+    help="closed-loop: the model's own caches are fed back; functional: every step gets the reference's.",
+)
+chunks_option = click.option("--chunks", "limit", type=click.IntRange(min=1), help="Stop after so many chunks.")
 tolerance_options = [
     click.option("--atol", type=click.FloatRange(min=0), help="Absolute tolerance; default: by dtype."),
     click.option("--rtol", type=click.FloatRange(min=0), help="Relative tolerance; default: by dtype."),

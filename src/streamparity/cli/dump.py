@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ..schedule import SCHEDULES
-from .common import note, progress_bar, streaming_options, with_options
+from .common import chunks_option, note, progress_bar, streaming_options, with_options
 
 
 @click.command("dump")
@@ -24,7 +24,7 @@ from .common import note, progress_bar, streaming_options, with_options
     help="padded: every chunk of the same length, which exports can run; native: NeMo's shorter first chunk.",
 )
 @click.option("--taps", multiple=True, metavar="GLOB", help="Module paths to tap; default: every block.")
-@click.option("--chunks", "limit", type=click.IntRange(min=1), help="Stop after so many chunks.")
+@chunks_option
 @click.option(
     "--decoder",
     type=click.Choice(["rnnt", "ctc"]),

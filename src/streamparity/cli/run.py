@@ -9,7 +9,9 @@ import click
 from .common import (
     backend_settings,
     check_writable,
+    chunks_option,
     conclude,
+    mode_option,
     note,
     progress_bar,
     report_options,
@@ -23,13 +25,7 @@ from .common import (
 @click.option("--backend", required=True, help="torch, ort, trt, or the name of an installed backend.")
 @click.option("--model", type=click.Path(path_type=Path), required=True, help="The model under test.")
 @click.option("--reference", type=click.Path(path_type=Path), required=True, help="A dump of the NeMo model.")
-@click.option(
-    "--mode",
-    type=click.Choice(["closed-loop", "functional"]),
-    default="closed-loop",
-    show_default=True,
-    help="closed-loop: the model's own caches are fed back; functional: every step gets the reference's.",
-)
+@mode_option
 @click.option("--taps", multiple=True, metavar="GLOB", help="Taps to compare; default: all that the dump has.")
 @click.option("--localize", is_flag=True, help="Say which module makes the error, and the likeliest cause.")
 @click.option(
@@ -43,7 +39,7 @@ from .common import (
     is_flag=True,
     help="Build a model in fp16 or bf16 again and again, to find which layers must stay in float32 for it to pass.",
 )
-@click.option("--chunks", "limit", type=click.IntRange(min=1), help="Stop after so many chunks.")
+@chunks_option
 @click.option("--save", type=click.Path(path_type=Path), help="Write what the model returned as a dump.")
 @click.option("--force", is_flag=True, help="Let --save and --repro replace what they wrote before.")
 @with_options(tolerance_options)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ..errors import StreamparityError
-from .common import backend_settings, check_writable, note, progress_bar, write_json
+from .common import backend_settings, check_writable, chunks_option, mode_option, note, progress_bar, write_json
 
 
 @click.command("trace")
@@ -27,14 +27,8 @@ from .common import backend_settings, check_writable, note, progress_bar, write_
     type=click.Path(path_type=Path),
     help="The .nemo that the dump was made from, or its export: lets parts of both sides be swapped.",
 )
-@click.option(
-    "--mode",
-    type=click.Choice(["closed-loop", "functional"]),
-    default="closed-loop",
-    show_default=True,
-    help="closed-loop: the model's own caches are fed back; functional: every step gets the reference's.",
-)
-@click.option("--chunks", "limit", type=click.IntRange(min=1), help="Stop after so many chunks.")
+@mode_option
+@chunks_option
 @click.option(
     "--text-offline", metavar="TEXT|@FILE", help="Transcript of the recording decoded at once, for error rates."
 )

@@ -9,7 +9,7 @@ from ..tensors import ENCODER_INPUTS, aliases
 from .check import MISSING, Ledger
 from .parts import Profile as Promised
 from .parts import ShapeRange
-from .profiles import Profile, Shape
+from .profiles import Profile, Shape, between
 
 PROFILES = "tensorrt/profiles"
 FIRST, TAIL = "first", "tail"
@@ -54,7 +54,7 @@ def check_profiles(
     signal = actual.get(SIGNAL, SIGNAL)
     offered = [profile.shapes[signal] for profile in profiles if signal in profile.shapes]
     whole = [mels, streaming.input_frames]
-    fits = any(_between(least[1:], whole, most[1:]) for least, _, most in offered)
+    fits = any(between(least[1:], whole, most[1:]) for least, _, most in offered)
     wanted_chunk = f"one that takes {streaming.input_frames} frames"
     there = [[list(least), list(most)] for least, _, most in offered] or MISSING
     ledger.compare(f"{PROFILES}/{SIGNAL}", wanted_chunk, wanted_chunk if fits else there)
@@ -95,7 +95,7 @@ def _takes(profile: Profile, promised: Mapping[str, ShapeRange], actual: Mapping
     """Whether a profile allows all that is promised; an input that it does not name has one shape."""
     named = {port: profile.shapes[actual[port]] for port in promised if actual.get(port) in profile.shapes}
     return bool(named) and all(
-        _between(_without_batch(port, least), _without_batch(port, shape), _without_batch(port, most))
+        between(_without_batch(port, least), _without_batch(port, shape), _without_batch(port, most))
         for port, (least, _, most) in named.items()
         for shape in (promised[port].min, promised[port].max)
     )
@@ -110,10 +110,3 @@ def _actual(names: Iterable[str]) -> dict[str, str]:
 def _without_batch(port: str, shape: Shape) -> Shape:
     axes = ENCODER_INPUTS[port].axes if port in ENCODER_INPUTS else ()
     return tuple(extent for place, extent in enumerate(shape) if axes[place : place + 1] != ("B",))
-
-
-def _between(least: Sequence[int], shape: Sequence[int | None], most: Sequence[int]) -> bool:
-    """Whether a shape lies in a range; ``None`` may be anything."""
-    return len(least) == len(shape) == len(most) and all(
-        extent is None or low <= extent <= high for low, extent, high in zip(least, shape, most, strict=True)
-    )

@@ -7,7 +7,7 @@ than the others. Caches have one size throughout; the batch may have a range.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,12 +35,7 @@ class Profile:
     def admits(self, shapes: Mapping[str, Shape]) -> bool:
         """Whether every one of these input shapes lies between least and greatest."""
         return all(
-            name in self.shapes
-            and len(shape) == len(self.shapes[name][0]) == len(self.shapes[name][2])
-            and all(
-                low <= extent <= high
-                for low, extent, high in zip(self.shapes[name][0], shape, self.shapes[name][2], strict=True)
-            )
+            name in self.shapes and between(self.shapes[name][0], shape, self.shapes[name][2])
             for name, shape in shapes.items()
         )
 
@@ -57,6 +52,13 @@ class Profile:
         return cls(str(data["name"]), shapes)
 
 
+def between(least: Sequence[int], shape: Sequence[int | None], most: Sequence[int]) -> bool:
+    """Whether a shape lies in a range; ``None`` may be anything."""
+    return len(least) == len(shape) == len(most) and all(
+        extent is None or low <= extent <= high for low, extent, high in zip(least, shape, most, strict=True)
+    )
+
+
 def chunk_lengths(config: StreamingConfig, schedule: Schedule, tail: bool = True) -> dict[str, Range]:
     """Feature frames that a schedule feeds, by profile name.
 
@@ -69,7 +71,7 @@ def chunk_lengths(config: StreamingConfig, schedule: Schedule, tail: bool = True
         StreamparityError: a length at which the graph, which always drops ``drop_extra_pre_encoded`` frames, is left
             with none.
     """
-    whole = config.pre_encode_cache_size[1] + config.chunk_size[1]
+    whole = config.input_frames
     lengths: dict[str, Range] = {"step": (whole, whole, whole)}
     if schedule == "native":
         first = config.pre_encode_cache_size[0] + config.chunk_size[0]

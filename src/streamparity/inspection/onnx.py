@@ -130,7 +130,7 @@ def _run_findings(subject: EncoderSubject, summary: dict[str, Any], flawed: bool
         return [ort_finding(subject.graph, error, subject.options.backend)]
     summary |= _baked_summary(baked, mask)
     config = assumed_config(subject, baked)
-    frames = baked.chunk_frames() if config is None else config.pre_encode_cache_size[1] + config.chunk_size[1]
+    frames = baked.chunk_frames() if config is None else config.input_frames
     ignored = _checked(("length input", lambda: constant_length_findings(subject, arithmetic, baked, frames)))
     flawed = flawed or bool(ignored)
     findings = ignored + _checked(

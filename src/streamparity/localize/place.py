@@ -56,8 +56,7 @@ def _by_evidence(case: Case) -> Place | None:
     nodes = [cure.node for cure in case.cures if cure.node is not None]
     named = [cure.parameter.rpartition(".")[0] for cure in case.cures[:1] if cure.parameter is not None]
     named = named or [norm for norm in (_norm_behind(case, node) for node in nodes[:1]) if norm is not None]
-    near = [_scope_near(case, node) for node in nodes]
-    shared = _common(named or [scope for scope in near if scope is not None])
+    shared = _common(named or _scopes_near(case, nodes))
     if shared not in VAGUE:
         return Place(shared, nodes[0].name if len(nodes) == 1 else None)
     for odd in case.odd_nodes:
@@ -66,21 +65,29 @@ def _by_evidence(case: Case) -> Place | None:
     return None
 
 
-def _scope_near(case: Case, node: Any) -> str | None:
-    """The reference's module that a node stands in, or that the nearest node before it does."""
-    if case.trial is None or case.graph is None:
-        return None
+def _scopes_near(case: Case, nodes: Sequence[Any]) -> list[str]:
+    """The reference's modules that nodes stand in, or that the nearest node before each does."""
+    if not nodes or case.trial is None or case.graph is None:
+        return []
     root, uncut = ("encoder.", case.graph.proto) if isinstance(case.trial, PieceTrial) else ("", case.trial.proto)
-    same = next((other for other in uncut.graph.node if other.output[:1] == node.output[:1]), node)
-    known = _modules(case)
-    for other in Ancestry(uncut).before(same, _floats(case)):
-        scope = root + module_path(other.name)
-        if scope not in known and scope.startswith("decoder."):  # the ModuleDict "prediction" leaves no trace
-            scope = scope.replace("decoder.", "decoder.prediction.", 1)
-        # What a module without parameters is called is not known, but where it stands is.
-        if other.op_type != "Constant" and (scope in known or scope.rpartition(".")[0] in known):
-            return scope
-    return None
+    ancestry, known, floats = Ancestry(uncut), _modules(case), _floats(case)
+    scopes = []
+    for node in nodes:
+        same = next((other for other in uncut.graph.node if other.output[:1] == node.output[:1]), node)
+        told = (_known_scope(root, other, known) for other in ancestry.before(same, floats))
+        nearest = next((scope for scope in told if scope is not None), None)
+        scopes += [] if nearest is None else [nearest]
+    return scopes
+
+
+def _known_scope(root: str, node: Any, known: set[str]) -> str | None:
+    """The module that a node's name tells, if it is the reference's."""
+    scope = root + module_path(node.name)
+    if scope not in known and scope.startswith("decoder."):  # the ModuleDict "prediction" leaves no trace
+        scope = scope.replace("decoder.", "decoder.prediction.", 1)
+    # What a module without parameters is called is not known, but where it stands is.
+    inside = scope in known or scope.rpartition(".")[0] in known
+    return scope if node.op_type != "Constant" and inside else None
 
 
 def _norm_behind(case: Case, node: Any) -> str | None:

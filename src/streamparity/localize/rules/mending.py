@@ -94,7 +94,7 @@ def _by_role(case: Case, found: Cure, ancestry: Ancestry) -> str:
     before = [other.op_type for other in ancestry.before(node)]
     if found.kind == "extra" and label.startswith(PRE_ENCODE) and "Conv" not in before:
         return "features-differ"
-    caches = {CHANNEL, TIME} & {name for name in (CHANNEL, TIME) if any(name == other for other in inputs)}
+    caches = {CHANNEL, TIME} & inputs
     if _is_position(case, found, inputs, before):
         return "positional-encoding-shift"
     if found.kind == "place" and caches and inputs <= {CHANNEL, TIME}:
